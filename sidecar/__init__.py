@@ -1,0 +1,22 @@
+"""Leader election for pods: a drop-in replacement for the stock Kubernetes leader-elector sidecar.
+
+What leadership means here
+--------------------------
+At most one candidate of an election answers that it leads, at every instant, provided that
+
+* no candidate's clock runs (lease / renew deadline) times as *fast* as another's: 1.5 times, with the defaults. Their
+  readings are never compared, so it does not matter what time they show;
+* nobody but candidates writes the lock object. A candidate revokes its leadership when it learns that somebody did;
+  until it learns (a watch event, or its next renewal) a record that was emptied, or a lock object that was deleted and
+  created anew by a candidate that never saw it held, can make a second leader;
+* two processes with the same identity do not share one POD_UID.
+
+What is not promised
+--------------------
+* An answer is true when it is computed. It may be old when it is read: a process can be stopped between the two. What
+  must not be done twice has to be fenced: every term has a fencing token (`/status`), a number that grows with each
+  term, and the store that is written to refuses a smaller one.
+* A term's end is noticed by its leader no later than the renew deadline; work that it began before may still be under
+  way.
+* There may be no leader for up to a lease (and a little more) after a leader died.
+"""

@@ -1,0 +1,538 @@
+"""The election, as a pure function: what a candidate knows, and what it does next.
+
+One round of the loop, as in the stock image and in client-go:
+
+    get or create the lock object
+      -> compare its record with the observed record; when it changed, observe it anew
+      -> I hold it:                                             renew
+      -> another holds it, and its lease since MY observation ran out:  take over
+      -> else:                                                  wait
+
+`next_action` is that round. `apply` folds what happened (an answer, a watch event, a failure) into the
+`State`. Neither does I/O, reads a clock or draws a random number: the `Moment` brings both. So the
+same code runs in the sidecar, in virtual time and under an explorer of interleavings.
+
+What makes it safe:
+
+* Two clocks are never compared. A follower counts the record's own lease from the instant at which *it* saw the
+  record change. A leader counts its validity from *before* it sent the renewal that succeeded, and only up to the
+  renew deadline, which is shorter than the lease. Whoever may take over does so later than the leader gave up, as
+  long as no clock runs (lease / renew deadline) times as fast as another: 1.5 times, with the defaults.
+* Validity is judged when somebody asks (`State.is_leading`), never by a timer: a process that was stopped for a
+  minute does not name itself in its first answer.
+* Every write is a compare-and-swap on the version that the decision was made on.
+* A record is mine only when I wrote its very text, or, at first sight after a start, when its claim names my pod. The
+  same name in another pod is somebody else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from sidecar.record import Claim, Record, Snapshot, UnreadableRecord, format_time
+
+BID_JITTER = 0.1
+"""Seconds over which the bids for one vacancy are spread, so that most candidates see the winner before they bid."""
+
+RELEASED_LEASE_SECONDS = 1
+"""The lease in the record of a lock that was given up, as client-go's `release` writes it."""
+
+_SENT_LIMIT = 16
+"""Writes whose outcome may be unknown at one time. Between two answers a leader fails after far fewer."""
+
+_CLOCK_STEP = 60
+"""Seconds by which a renew time may run ahead of the wall clock before the clock counts as having been set back."""
+
+
+# -- What is handed in -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidacy:
+    """Who stands for election, and under which timing (seconds; `lease_seconds` as it goes over the wire)."""
+
+    identity: str
+    pod_uid: str
+    node: str
+    lease_seconds: int
+    renew_deadline: float
+    retry_period: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One reading of the outside world.
+
+    `now` is in seconds on a clock that never goes back and runs on while the machine sleeps; `wall` is seconds
+    since the epoch, for people to read in the record and for nothing else; `luck` is drawn from [0, 1).
+    """
+
+    now: float
+    wall: int
+    luck: float
+
+
+# -- Events ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A read, asked at `asked_at`, was answered; `None` says that there is no lock object."""
+
+    snapshot: Snapshot | None
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The watch showed the lock object."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The watch showed that the lock object was deleted, at this version."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write, asked at `asked_at`, was applied."""
+
+    snapshot: Snapshot
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicted:
+    """A write was not applied: the lock object is not what it was, is there already, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request failed. A write that was `refused` was not applied; of any other nobody knows."""
+
+    refused: bool = False
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStarted:
+    """From here on changes are shown without asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStopped:
+    """Changes have to be asked for. `gap` says that some may have been missed."""
+
+    gap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The process was told to end: give up what is held, then go."""
+
+
+Event = Fetched | Changed | Deleted | Written | Conflicted | Failed | WatchStarted | WatchStopped | Leaving
+
+
+# -- Actions -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing before the instant `until`, unless something happens."""
+
+    until: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Get the lock object, fresh."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Put `record` and `claim` in place of what `base` showed; `None` says create the lock object."""
+
+    base: Snapshot | None
+    record: Record
+    claim: Claim | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing is held any more; the process may end."""
+
+    why: str
+
+
+Action = Wait | Read | Write | Leave
+
+
+# -- State -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the lock object was when last seen, and what follows from when it was seen to change."""
+
+    snapshot: Snapshot | None
+    version: int
+    """The resourceVersion that this was learned at; of an absent object, that of its deletion or of its last state."""
+    seen_at: float
+    """When this snapshot was learned."""
+    mine: bool
+    """The record is in force and I wrote it."""
+    held_until: float
+    """Before this instant nobody may take over. Carried on when a record vanishes: that is no release."""
+    bid_at: float
+    """When to bid, once it is vacant."""
+
+    @property
+    def text(self) -> str | None:
+        """The record's annotation, `None` when there is no record or no object."""
+        return self.snapshot.text if self.snapshot else None
+
+    @property
+    def holder(self) -> str:
+        """The name in the record, `""` when there is none."""
+        return self.snapshot.holder if self.snapshot else ""
+
+    @property
+    def claim(self) -> Claim | None:
+        """The claim of the record's holder; one that another holder left behind does not count."""
+        return self.snapshot.valid_claim if self.snapshot else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One uninterrupted leadership of this candidate."""
+
+    token: int
+    """Fencing token: the version of the write that began the term. It grows with every term of the election."""
+    since: int
+    """When the term began, in seconds since the epoch."""
+    renewed_at: float
+    """When the last successful renewal was sent."""
+    valid_until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that one candidate knows. `note` says in a sentence why it leads or does not."""
+
+    candidacy: Candidacy
+    observed: Observed | None = None
+    term: Term | None = None
+    sent: tuple[str, ...] = ()
+    """The records that I wrote last: the one that was confirmed, and those whose outcome is not known."""
+    last_renew_time: int = 0
+    """The renew time of the last of them, in seconds since the epoch."""
+    must_read: bool = True
+    read_at: float = -math.inf
+    """When the last answered read was asked."""
+    watching: bool = False
+    poll_at: float = math.inf
+    failures: int = 0
+    not_before: float = -math.inf
+    """No request before this instant: the back-off."""
+    leaving: bool = False
+    note: str = "starting"
+
+    def is_leading(self, now: float) -> bool:
+        """Tell whether this candidate is the leader at this instant. Ask anew for every answer."""
+        return self.term is not None and now < self.term.valid_until
+
+    def leader_name(self, now: float) -> str:
+        """Return the current leader's identity, or `""` when nobody's lease is known to be valid.
+
+        A holder that has this candidate's name and is not this candidate is not named: a script beside it that
+        looks for its own host name would take itself for the leader.
+        """
+        if self.is_leading(now):
+            return self.candidacy.identity
+        observed = self.observed
+        if observed is None or observed.mine or now >= observed.held_until:
+            return ""
+        return observed.holder if observed.holder != self.candidacy.identity else ""
+
+
+# -- What to do next ---------------------------------------------------------------------------------------------------
+
+
+def next_action(state: State, moment: Moment) -> tuple[State, Action]:
+    """Return what to do now; to be asked again whenever something happened or the wait is over.
+
+    The state that comes back remembers a write before it is sent, so that its text is known for this candidate's own
+    whatever becomes of the answer.
+    """
+    state = lapse(state, moment.now)
+    now = moment.now
+    if now < state.not_before:
+        return state, Wait(_first(state.not_before, state), "backing off after a failure")
+    if state.leaving:
+        return _give_up(state, moment)
+    observed = state.observed
+    if observed is None or state.must_read:
+        return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
+    if observed.mine:
+        return _renew(state, observed, moment)
+    if now < observed.held_until:
+        return _follow(state, observed, now)
+    return _bid(state, observed, moment)
+
+
+def _renew(state: State, observed: Observed, moment: Moment) -> tuple[State, Action]:
+    """Keep the lock that I hold."""
+    old = observed.snapshot.record if observed.snapshot else None
+    if not isinstance(old, Record):
+        raise TypeError("only a readable record can be mine")
+    if state.term is not None:
+        due = state.term.renewed_at + state.candidacy.retry_period
+        if moment.now < due:
+            return state, Wait(_first(due, state), "leading")
+    why = "renew" if state.term is not None else "resume: the lock is held in my name by this very pod"
+    return _write(state, moment, replace(old, lease_seconds=state.candidacy.lease_seconds), why)
+
+
+def _follow(state: State, observed: Observed, now: float) -> tuple[State, Action]:
+    """Wait while somebody else holds the lock, or may hold it still."""
+    if not state.watching and now >= state.poll_at:
+        return state, Read("poll: changes are not shown by a watch")
+    until = observed.held_until if state.watching else min(observed.held_until, state.poll_at)
+    if not observed.holder:
+        return state, Wait(until, "the lock is damaged or gone, and whoever held it may still lead")
+    return state, Wait(until, f"{observed.holder} holds the lock")
+
+
+def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Action]:
+    """Take a lock that is vacant, or whose lease ran out."""
+    if moment.now < observed.bid_at:
+        return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
+    if state.read_at < observed.held_until:
+        return state, Read("look once more before taking over")
+    old = observed.snapshot.record if observed.snapshot else None
+    transitions = old.transitions + 1 if isinstance(old, Record) else 0
+    record = Record(
+        holder=state.candidacy.identity,
+        lease_seconds=state.candidacy.lease_seconds,
+        acquire_time=format_time(moment.wall),
+        renew_time="",
+        transitions=transitions,
+    )
+    return _write(state, moment, record, "take over" if old else "take the vacant lock")
+
+
+def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
+    """Release what was just read to be mine; the process ends."""
+    observed = state.observed
+    if state.must_read:
+        return state, Read("see whether the lock is still mine before releasing it")
+    if observed is None or not observed.mine or observed.snapshot is None:
+        return state, Leave("nothing is held")
+    old = observed.snapshot.record
+    released = Record(
+        holder="",
+        lease_seconds=RELEASED_LEASE_SECONDS,
+        acquire_time=format_time(moment.wall),
+        renew_time="",
+        transitions=old.transitions if isinstance(old, Record) else 0,
+    )
+    return _write(state, moment, released, "release")
+
+
+def _write(state: State, moment: Moment, record: Record, why: str) -> tuple[State, Action]:
+    """Stamp the record and remember it as sent.
+
+    Followers count the lease from a change that they can see, and the API server drops a write that changes nothing,
+    so every record differs from the one before it, also when both fall into one second.
+    """
+    base = state.observed.snapshot if state.observed else None
+    earliest = state.last_renew_time + 1
+    stamp = earliest if moment.wall < earliest <= moment.wall + _CLOCK_STEP else moment.wall
+    stamped = replace(record, renew_time=format_time(stamp))
+    if base is not None and stamped.encode() == base.text:
+        stamp += 1
+        stamped = replace(record, renew_time=format_time(stamp))
+    me = state.candidacy
+    claim = Claim(holder=me.identity, node=me.node, pod_uid=me.pod_uid) if record.holder else None
+    sent = (*state.sent, stamped.encode())[-_SENT_LIMIT:]
+    return replace(state, sent=sent, last_renew_time=stamp), Write(base, stamped, claim, why)
+
+
+def _first(instant: float, state: State) -> float:
+    """Wait no longer than the term is valid, so that its end is noticed, told and logged when it comes."""
+    return min(instant, state.term.valid_until) if state.term is not None else instant
+
+
+# -- What happened -----------------------------------------------------------------------------------------------------
+
+
+def apply(state: State, event: Event, moment: Moment) -> State:
+    """Return what is known after `event`."""
+    state = lapse(state, moment.now)
+    match event:
+        case Fetched(snapshot, asked_at):
+            return _fetched(state, snapshot, asked_at, moment)
+        case Changed(snapshot):
+            newer = state.observed is None or snapshot.version > state.observed.version
+            return _observe(state, snapshot, moment) if newer else state
+        case Deleted(version):
+            newer = state.observed is not None and version > state.observed.version
+            return _observe(state, None, moment, version=version) if newer else state
+        case Written(snapshot, asked_at):
+            return _written(state, snapshot, asked_at, moment)
+        case Conflicted():
+            return _failed(state, moment, ceiling=state.candidacy.retry_period / 2)
+        case Failed(refused, retry_after):
+            return _failed(state, moment, state.candidacy.retry_period / 2, refused=refused, retry_after=retry_after)
+        case WatchStarted():
+            return replace(state, watching=True)
+        case WatchStopped(gap):
+            poll_at = moment.now + state.candidacy.retry_period * (0.5 + moment.luck / 2)
+            return replace(state, watching=False, poll_at=poll_at, must_read=state.must_read or gap)
+        case Leaving():
+            # Revoked here and now; what is read and written comes after.
+            may_hold = bool(state.sent) or (state.observed is not None and state.observed.mine)
+            return replace(_revoke(state, "leaving"), leaving=True, must_read=may_hold, not_before=moment.now)
+
+
+def lapse(state: State, now: float) -> State:
+    """End a term whose renew deadline has passed."""
+    if state.term is None or now < state.term.valid_until:
+        return state
+    return _revoke(state, "the lease was not renewed before the renew deadline")
+
+
+def _revoke(state: State, why: str) -> State:
+    return replace(state, term=None, note=f"stopped leading: {why}") if state.term is not None else state
+
+
+def _fetched(state: State, snapshot: Snapshot | None, asked_at: float, moment: Moment) -> State:
+    poll_at = moment.now + state.candidacy.retry_period * (0.9 + moment.luck / 5)
+    state = replace(state, must_read=False, read_at=asked_at, poll_at=poll_at)
+    known = state.observed
+    overtaken = known is not None and known.seen_at > asked_at
+    if known is None or not overtaken or (snapshot is not None and snapshot.version > known.version):
+        # A read is consistent: it shows nothing older than the instant at which it was asked. So what it says holds
+        # even where its version is smaller than the last, as after etcd was restored from a backup.
+        state = _observe(state, snapshot, moment, asked_at=asked_at)
+    observed = state.observed
+    if observed is not None and not observed.mine and moment.now < observed.held_until:
+        # There is nothing to write, so what failed before is over.
+        state = replace(state, failures=0)
+    return state
+
+
+def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) -> State:
+    state = replace(state, failures=0, must_read=False)
+    if state.observed is None or snapshot.version > state.observed.version:
+        state = _observe(state, snapshot, moment)
+    observed = state.observed
+    if state.leaving or observed is None or not observed.mine:
+        # The answer came after worse news: a later change, or the order to leave.
+        return replace(state, must_read=state.leaving and observed is not None and observed.mine)
+    if snapshot.text is not None:
+        state = replace(state, sent=(snapshot.text,))
+    valid_until = asked_at + state.candidacy.renew_deadline
+    if moment.now >= valid_until:
+        return _revoke(state, "the answer to the renewal came after the renew deadline")
+    if state.term is not None:
+        return replace(state, term=replace(state.term, renewed_at=asked_at, valid_until=valid_until))
+    term = Term(token=snapshot.version, since=moment.wall, renewed_at=asked_at, valid_until=valid_until)
+    return replace(state, term=term, note="leading")
+
+
+def _failed(state: State, moment: Moment, ceiling: float, *, refused: bool = False, retry_after: float = 0.0) -> State:
+    """Back off, then find out what the lock is before anything else is concluded."""
+    delay = ceiling if refused else min(ceiling, ceiling / 16 * 2 ** min(state.failures, 8))
+    delay *= 0.5 + moment.luck / 2
+    delay = max(delay, min(retry_after, state.candidacy.retry_period))
+    return replace(state, failures=state.failures + 1, not_before=moment.now + delay, must_read=True)
+
+
+def _observe(
+    state: State, snapshot: Snapshot | None, moment: Moment, *, asked_at: float | None = None, version: int = 0
+) -> State:
+    """Compare with the observed record; only a changed record starts a lease anew.
+
+    `asked_at` is when a read that shows this was asked, `None` when nobody asked. `version` is a deletion's.
+    """
+    before = state.observed
+    text = snapshot.text if snapshot else None
+    version = max(version, snapshot.version if snapshot else before.version if before else 0)
+    if before is not None and text == before.text:
+        return replace(state, observed=replace(before, snapshot=snapshot, version=version, seen_at=moment.now))
+    held_until, bid_at = _vacancy(state, snapshot, moment, asked_at)
+    observed = Observed(
+        snapshot=snapshot,
+        version=version,
+        seen_at=moment.now,
+        mine=_is_mine(state, snapshot),
+        held_until=held_until,
+        bid_at=bid_at,
+    )
+    state = replace(state, observed=observed)
+    if observed.mine:
+        return state
+    note = _note(observed, state.candidacy)
+    return _revoke(state, note) if state.term is not None else replace(state, note=note)
+
+
+def _is_mine(state: State, snapshot: Snapshot | None) -> bool:
+    """Tell whether I wrote this record.
+
+    A name is not enough, and a claim alone is not either: a candidate that knows nothing of claims leaves mine
+    standing. After a restart of its container, though, a pod goes on with what it held; there, at first sight, the
+    claim has to do.
+    """
+    me = state.candidacy
+    if snapshot is None or snapshot.holder != me.identity:
+        return False
+    claim = snapshot.valid_claim
+    if claim is None or claim.pod_uid != me.pod_uid:
+        return False
+    return snapshot.text in state.sent or state.observed is None
+
+
+def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: float | None) -> tuple[float, float]:
+    """Return until when nobody may take over, and when to bid."""
+    jitter = BID_JITTER * moment.luck
+    since = moment.now if asked_at is None else asked_at
+    record = snapshot.record if snapshot else None
+    if state.observed is None and (record is None or (isinstance(record, Record) and not record.holder)):
+        return since, since
+    if record is None:
+        # Deleted, or stripped of its record: no holder said that it is over.
+        held_until = state.observed.held_until if state.observed else since
+        return held_until, max(moment.now, held_until) + jitter
+    if isinstance(record, UnreadableRecord):
+        held_until = moment.now + state.candidacy.lease_seconds
+    elif record.holder:
+        held_until = moment.now + record.lease_seconds
+    else:
+        return since, moment.now + jitter
+    return held_until, held_until + jitter
+
+
+def _note(observed: Observed, me: Candidacy) -> str:
+    if observed.snapshot is None:
+        return "the lock object is gone"
+    record = observed.snapshot.record
+    if record is None:
+        return "the lock object has no record"
+    if isinstance(record, UnreadableRecord):
+        return f"the record cannot be read ({record.reason})"
+    if not record.holder:
+        return "the lock was released"
+    if record.holder == me.identity:
+        return "somebody else holds the lock under my name"
+    return f"{record.holder} holds the lock"
