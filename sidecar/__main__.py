@@ -1,0 +1,103 @@
+"""leader-elector: the sidecar. Flags and environment become settings, settings become a running candidate."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from sidecar import kubeconfig, logs, settings, web
+from sidecar.candidate import Candidate, SystemClock
+from sidecar.election import Candidacy
+from sidecar.kube import KubeClient
+from sidecar.kubeconfig import ConfigError
+from sidecar.locks import EndpointsLock
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+def main() -> None:
+    """Run the sidecar until it is told to end; exit 0, 1 when it failed, 2 when it was called wrongly."""
+    try:
+        chosen = settings.load(sys.argv[1:], os.environ, socket.gethostname())
+    except settings.HelpRequested:
+        sys.stdout.write(settings.usage())
+        sys.exit(OK)
+    except settings.UsageError as error:
+        sys.stderr.write(f"{error.usage}leader-elector: {error}\n")
+        sys.exit(error.exit_code)
+    logs.configure(chosen.log_format, chosen.log_level, sys.stderr)
+    sys.exit(asyncio.run(_serve(chosen)))
+
+
+async def _serve(chosen: settings.Settings) -> int:
+    log = structlog.get_logger().bind(election=chosen.election, identity=chosen.identity)
+    for warning in chosen.warnings:
+        log.warning(warning)
+    try:
+        load = kubeconfig.choose(
+            kubeconfig=chosen.kubeconfig,
+            use_cluster_credentials=chosen.use_cluster_credentials,
+            environ=os.environ,
+            home=Path.home(),
+        )
+        kube = KubeClient(
+            load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}"
+        )
+        candidate = Candidate(
+            _candidacy(chosen),
+            EndpointsLock(kube, namespace=chosen.namespace, election=chosen.election),
+            clock=SystemClock(),
+            random=random.Random(),  # noqa: S311 - spreads requests, protects nothing
+            request_timeout=chosen.request_timeout,
+            log=log,
+        )
+        async with AsyncExitStack() as stack:
+            if chosen.http is not None:
+                # Before the first contact with the API server: whoever asks early gets the answer that nobody leads.
+                contest = web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate)
+                serving = web.serving(web.application(contest), chosen.http.host, chosen.http.port)
+                ports = await stack.enter_async_context(serving)
+                log.info("answering", http=str(chosen.http), ports=ports)
+            stack.push_async_callback(kube.close)
+            await kube.connect()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, candidate.leave)
+            await candidate.run()
+    except ConfigError as error:
+        return _told(error, MISUSED)
+    except OSError as error:
+        return _told(f"cannot listen on {chosen.http} (--http, ELECTION_HTTP): {error.strerror or error}", FAILED)
+    return OK
+
+
+def _candidacy(chosen: settings.Settings) -> Candidacy:
+    return Candidacy(
+        identity=chosen.identity,
+        # Without a UID from the pod every process is somebody of its own: a restarted one cannot know that the record
+        # in its name is not another pod's, and waits the lease out.
+        pod_uid=chosen.pod_uid or f"process-{secrets.token_hex(8)}",
+        node=chosen.node_name,
+        lease_seconds=chosen.lease_seconds,
+        renew_deadline=chosen.renew_deadline,
+        retry_period=chosen.retry_period,
+    )
+
+
+def _told(error: object, exit_code: int) -> int:
+    sys.stderr.write(f"leader-elector: {error}\n")
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""The driver: turns answers and watch events into the election's events, and its actions into requests.
+
+Two tasks and no more: one goes round the loop of `sidecar.election`, one keeps the watch on the lock object alive.
+What is known lives in one immutable state, which both replace without an await in between; there is no queue, and
+nothing that is shown waits for a request that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar.election import (
+    Action,
+    Candidacy,
+    Changed,
+    Conflicted,
+    Deleted,
+    Event,
+    Failed,
+    Fetched,
+    Leave,
+    Leaving,
+    Moment,
+    Read,
+    State,
+    Wait,
+    WatchStarted,
+    WatchStopped,
+    Write,
+    Written,
+    apply,
+    next_action,
+)
+from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError, UnauthorizedError
+from sidecar.locks import Bookmark
+from sidecar.record import Record, UnreadableRecord, format_time
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator
+
+    from structlog.typing import FilteringBoundLogger
+
+    from sidecar.locks import Lock, LockEvent
+
+WATCH_SECONDS = (3000, 4200)
+"""How long the API server is asked to keep one watch, drawn from this range. Long, because each end costs a request a
+candidate; not for ever, because load balancers and API servers come and go."""
+
+WATCH_GRACE = 30
+"""Seconds beyond that in which the API server should have ended the watch."""
+
+SHORT_WATCH = 5.0
+"""Seconds. A watch that ended sooner counts as failed: something between us and the API server does not let it be."""
+
+WATCH_BACKOFF = (0.5, 15.0)
+"""Seconds between attempts to watch, after the first failure and at most."""
+
+WATCH_FORBIDDEN_PAUSE = 600.0
+"""Seconds until a watch that was not allowed is tried again; somebody may have granted it."""
+
+STALLED = 4
+"""Retry periods without a round of the loop after which it counts as stalled. Each wait and each request is shorter."""
+
+
+class Clock(Protocol):
+    """The clocks of a candidate."""
+
+    def now(self) -> float:
+        """Return seconds on a clock that never goes back and runs on while the machine sleeps."""
+        ...
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> float:
+        """Return CLOCK_BOOTTIME: CLOCK_MONOTONIC stands still while a machine is suspended, and leases do not."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        """Return the system's time."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a candidate can tell about itself and its election at one instant."""
+
+    identity: str
+    node: str
+    role: str
+    leader: str
+    leader_node: str
+    fencing_token: int | None
+    since: str
+    valid_for: float
+    transitions: int | None
+    why: str
+    last_error: str
+
+
+class Candidate:
+    """One participant in one election.
+
+    `run` takes part until `leave` is called; everything else may be asked at any time and never waits.
+    """
+
+    def __init__(
+        self,
+        candidacy: Candidacy,
+        lock: Lock,
+        *,
+        clock: Clock,
+        random: random.Random,
+        request_timeout: float,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._lock = lock
+        self._clock = clock
+        self._random = random
+        self._request_timeout = request_timeout
+        self._log = log
+        self._state = State(candidacy=candidacy)
+        self._woken = asyncio.Event()
+        self._news = asyncio.Event()
+        self._round_began = clock.now()
+        self._troubles = _Troubles(log, resource=lock.resource, clock=clock)
+        self._watch_version = 0
+        self._watch_limit: asyncio.Timeout | None = None
+        self._release_limit: asyncio.Timeout | None = None
+
+    # -- What may be asked --
+
+    def is_leading(self) -> bool:
+        """Tell whether this candidate leads, now."""
+        return self._state.is_leading(self._clock.now())
+
+    def leader_name(self) -> str:
+        """Return the identity of the current leader, `""` when nobody's lease is known to be valid, now."""
+        return self._state.leader_name(self._clock.now())
+
+    def is_ready(self) -> bool:
+        """Tell whether the lock was observed."""
+        return self._state.observed is not None
+
+    def is_alive(self) -> bool:
+        """Tell whether the loop goes round, whoever leads and whatever the API server does."""
+        period = max(self._state.candidacy.retry_period, self._request_timeout)
+        return self._clock.now() - self._round_began < STALLED * period
+
+    def status(self) -> Status:
+        """Return what there is to tell."""
+        state, now = self._state, self._clock.now()
+        me, observed = state.candidacy, state.observed
+        leading = state.is_leading(now)
+        term = state.term if leading else None
+        name = state.leader_name(now)
+        claim = observed.claim if observed and name else None
+        record = observed.snapshot.record if observed and observed.snapshot else None
+        return Status(
+            identity=me.identity,
+            node=me.node,
+            role="releasing" if state.leaving else "leading" if leading else "following" if observed else "starting",
+            leader=name,
+            leader_node=claim.node if claim else "",
+            fencing_token=term.token if term else None,
+            since=format_time(term.since) if term else "",
+            valid_for=round(term.valid_until - now, 3) if term else 0.0,
+            transitions=record.transitions if isinstance(record, Record) else None,
+            why=state.note,
+            last_error=self._troubles.last,
+        )
+
+    # -- Taking part --
+
+    async def run(self) -> None:
+        """Take part in the election until `leave` was called and what was held is released, or that took too long."""
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._keep_watching())
+            try:
+                async with asyncio.timeout(None) as self._release_limit:
+                    await self._go_round()
+            except TimeoutError:
+                self._log.warning("could not release the lock in time; the others wait for its lease to run out")
+            watch.cancel()
+
+    def leave(self) -> None:
+        """Stop leading at once; then release the lock, for at most two request time-outs, and let `run` end."""
+        if not self._state.leaving:
+            self._happened(Leaving())
+            if self._release_limit is not None:
+                self._release_limit.reschedule(asyncio.get_running_loop().time() + 2 * self._request_timeout)
+
+    async def _go_round(self) -> None:
+        while True:
+            self._round_began = self._clock.now()
+            self._woken.clear()
+            state, action = next_action(self._state, self._moment())
+            self._replace(state)
+            self._tell(action)
+            match action:
+                case Wait(until):
+                    await self._wait(until - self._clock.now())
+                case Read():
+                    self._happened(await self._read())
+                case Write():
+                    self._happened(await self._write(action))
+                case Leave():
+                    return
+
+    async def _wait(self, seconds: float) -> None:
+        # Never longer than the retry period, so that a loop that is stuck can be told from one that has nothing to do.
+        try:
+            async with asyncio.timeout(min(seconds, self._state.candidacy.retry_period)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _read(self) -> Event:
+        asked_at = self._clock.now()
+        try:
+            snapshot = await self._lock.fetch()
+        except ApiError as error:
+            self._troubles.met("get", error)
+            return Failed(refused=error.refused, retry_after=error.retry_after)
+        self._troubles.ended("get")
+        if snapshot is not None:
+            self._expect(snapshot.version)
+        return Fetched(snapshot, asked_at)
+
+    async def _write(self, write: Write) -> Event:
+        verb = "create" if write.base is None else "update"
+        asked_at = self._clock.now()
+        try:
+            snapshot = await self._lock.write(write.base, write.record, write.claim)
+        except ConflictError:
+            self._troubles.ended(verb)
+            return Conflicted()
+        except ApiError as error:
+            if write.base is not None and isinstance(error, NotFoundError):
+                # The lock object was deleted. On a create it would be the namespace that is missing.
+                return Conflicted()
+            self._troubles.met(verb, error)
+            return Failed(refused=error.refused, retry_after=error.retry_after)
+        self._troubles.ended(verb)
+        self._expect(snapshot.version)
+        return Written(snapshot, asked_at)
+
+    # -- The watch --
+
+    async def _keep_watching(self) -> None:
+        failures = 0
+        while True:
+            version = await self._version_to_watch_from()
+            started = self._clock.now()
+            pause = 0.0
+            try:
+                await self._watch(version)
+            except GoneError:
+                self._happened(WatchStopped(gap=True))
+            except ForbiddenError as error:
+                self._troubles.met("watch", error)
+                self._happened(WatchStopped())
+                pause = WATCH_FORBIDDEN_PAUSE
+            except (ApiError, TimeoutError) as error:
+                if isinstance(error, ApiError):
+                    self._troubles.met("watch", error)
+                self._happened(WatchStopped())
+            failures = failures + 1 if self._clock.now() - started < SHORT_WATCH else 0
+            if failures:
+                first, longest = WATCH_BACKOFF
+                pause = max(pause, min(longest, first * 2 ** min(failures - 1, 8)) * (0.5 + self._random.random() / 2))
+            await asyncio.sleep(pause)
+
+    async def _version_to_watch_from(self) -> int:
+        """Wait until the lock object was seen, and seen anew where changes may have been missed."""
+        while (observed := self._state.observed) is None or observed.version == 0 or self._state.must_read:
+            self._news.clear()
+            await self._news.wait()
+        return observed.version
+
+    async def _watch(self, version: int) -> None:
+        """Watch until the API server ends it. Raises `ApiError`, or `TimeoutError` when the watch fell silent."""
+        seconds = self._random.randint(*WATCH_SECONDS)
+        async with asyncio.timeout(seconds + WATCH_GRACE) as limit, self._lock.watch(version, seconds) as events:
+            self._troubles.ended("watch")
+            self._watch_version = version
+            self._watch_limit = limit
+            self._happened(WatchStarted())
+            try:
+                await self._follow(events)
+            finally:
+                self._watch_limit = None
+        self._happened(WatchStopped())
+
+    async def _follow(self, events: AsyncIterator[LockEvent]) -> None:
+        async for event in events:
+            match event:
+                case Changed(snapshot):
+                    self._watch_version = max(self._watch_version, snapshot.version)
+                    self._happened(event)
+                case Deleted(version):
+                    self._watch_version = max(self._watch_version, version)
+                    self._happened(event)
+                case Bookmark(version):
+                    self._watch_version = max(self._watch_version, version)
+
+    def _expect(self, version: int) -> None:
+        """Give the watch one request time-out to show what an answer showed; a half-open connection never will."""
+        if self._watch_limit is not None:
+            asyncio.get_running_loop().call_later(self._request_timeout, self._check_watch, version, self._watch_limit)
+
+    def _check_watch(self, version: int, limit: asyncio.Timeout) -> None:
+        if self._watch_limit is limit and self._watch_version < version:
+            self._log.warning("the watch has fallen silent; watching anew")
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    # -- What is known, and what is said about it --
+
+    def _moment(self) -> Moment:
+        return Moment(now=self._clock.now(), wall=int(self._clock.wall()), luck=self._random.random())
+
+    def _happened(self, event: Event) -> None:
+        self._replace(apply(self._state, event, self._moment()))
+        self._woken.set()
+        self._news.set()
+
+    def _replace(self, state: State) -> None:
+        before, self._state = self._state, state
+        if before.note != state.note:
+            self._say(state)
+
+    def _say(self, state: State) -> None:
+        record = state.observed.snapshot.record if state.observed and state.observed.snapshot else None
+        if state.term is not None:
+            self._log.info(state.note, fencing_token=state.term.token)
+        elif isinstance(record, UnreadableRecord):
+            self._log.warning(state.note)
+        else:
+            self._log.info(state.note)
+
+    def _tell(self, action: Action) -> None:
+        self._log.debug(action.why, action=type(action).__name__.lower())
+
+
+class _Troubles:
+    """Says once what began to fail, and once that it is over, however often it failed in between."""
+
+    def __init__(self, log: FilteringBoundLogger, *, resource: str, clock: Clock) -> None:
+        self._log = log
+        self._resource = resource
+        self._clock = clock
+        self._lasting: dict[tuple[str, int | None], int] = {}
+        self.last = ""
+
+    def met(self, verb: str, error: ApiError) -> None:
+        """A request with this RBAC verb failed."""
+        self.last = f"{format_time(int(self._clock.wall()))} {error}"
+        # No answer at all is one trouble, whichever request it was that got none.
+        kind = ("" if error.status is None else verb, error.status)
+        self._lasting[kind] = self._lasting.get(kind, 0) + 1
+        if self._lasting[kind] > 1:
+            self._log.debug("a request failed again", error=str(error))
+            return
+        advice = ""
+        if isinstance(error, ForbiddenError):
+            advice = f": the Role of this service account does not allow the verb {verb!r} on {self._resource!r}"
+            if verb == "watch":
+                advice += "; polling instead"
+        elif isinstance(error, UnauthorizedError):
+            advice = ": the credentials are not accepted; they are loaded anew"
+        self._log.warning(f"a request failed{advice}", error=str(error))
+
+    def ended(self, verb: str) -> None:
+        """A request with this verb was answered as it should be."""
+        over = [kind for kind in self._lasting if kind[0] in ("", verb)]
+        if over:
+            failures = sum(self._lasting.pop(kind) for kind in over)
+            self._log.info("the API server does what is asked again", failed_requests=failures)

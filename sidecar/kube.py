@@ -1,0 +1,285 @@
+"""The thin client: get, create, update and watch, in raw JSON.
+
+Configuration, TLS, exec plug-ins and the refresh of tokens are kubernetes_asyncio's; its generated models are not
+used (a millisecond an object, for nothing that is needed here). What this adds: every request has a deadline, every
+answer a size limit, every failure a class of its own, and credentials that the API server no longer accepts are
+loaded anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from kubernetes_asyncio.client import ApiClient
+
+from sidecar.kubeconfig import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+    from kubernetes_asyncio.client import Configuration
+
+ANSWER_LIMIT = 4 * 2**20
+"""Bytes of one answer. etcd keeps objects below 1.5 MiB."""
+
+RELOAD_INTERVAL = 1.0
+"""Seconds between two loads because of refused credentials."""
+
+MESSAGE_LIMIT = 500
+"""Characters of an error's message that are kept."""
+
+
+class ApiError(Exception):
+    """A request to the API server failed.
+
+    `status` is the HTTP status, `None` when there was no answer. `refused` says that a write was not applied;
+    where it is false, nobody knows. `retry_after` is in seconds.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def refused(self) -> bool:
+        """Tell whether the API server said that it did not do what was asked."""
+        return self.status is not None and 400 <= self.status < 500  # noqa: PLR2004 - RFC 9110: client errors
+
+
+class NotFoundError(ApiError):
+    """404: no such object, or no such namespace."""
+
+
+class ConflictError(ApiError):
+    """409: the object exists already, or is not the version that was named."""
+
+
+class GoneError(ApiError):
+    """410: the version to watch from is no longer in the API server's history."""
+
+
+class ForbiddenError(ApiError):
+    """403: the credentials are good, and do not allow this."""
+
+
+class UnauthorizedError(ApiError):
+    """401: the credentials are not accepted (any more)."""
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: GoneError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One line of a watch: `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`, and the object."""
+
+    kind: str
+    body: Mapping[str, Any]
+
+
+class KubeClient:
+    """Requests to one API server, each ended after `timeout` seconds. `close` it when done.
+
+    `load` loads the client configuration anew at each call, and raises `ConfigError` when it cannot.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[Configuration]],
+        *,
+        timeout: float,
+        user_agent: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._timeout = timeout
+        self._user_agent = user_agent
+        self._clock = clock
+        self._api: ApiClient | None = None
+        self._loading = asyncio.Lock()
+        self._loaded_at = float("-inf")
+
+    async def connect(self) -> None:
+        """Load the configuration, so that what is wrong with it is known at once. Raises `ConfigError`."""
+        async with self._loading:
+            if self._api is None:
+                configuration = await self._load()
+                try:
+                    api = ApiClient(configuration)
+                except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                    raise ConfigError(f"the certificates for {configuration.host} cannot be used: {error}") from error
+                api.user_agent = self._user_agent
+                self._api = api
+                self._loaded_at = self._clock()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        api, self._api = self._api, None
+        if api is not None:
+            await api.close()
+
+    async def get(self, path: str) -> Mapping[str, Any]:
+        """Return the object at `path`. Raises `ApiError`."""
+        return await self._request("GET", path)
+
+    async def create(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Create an object in the collection at `path` and return it as stored. Raises `ApiError`."""
+        return await self._request("POST", path, body)
+
+    async def update(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace the object at `path` if it still is `body`'s version; return it. Raises `ApiError`."""
+        return await self._request("PUT", path, body)
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, *, name: str, version: int, seconds: int
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        """Watch one object of the collection at `path` from `version` on, for at most `seconds`.
+
+        The block is entered once the API server has accepted; the events end when it closes the watch. Raises
+        `ApiError`, `GoneError` when `version` is too old.
+        """
+        query = [
+            ("watch", "true"),
+            ("fieldSelector", f"metadata.name={name}"),
+            ("resourceVersion", str(version)),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(seconds)),
+        ]
+        with _told_as_api_errors("GET", path):
+            async with asyncio.timeout(self._timeout):
+                response = await self._send("GET", path, query=query)
+                if response.status != _OK:
+                    await self._answer("GET", path, response)
+        try:
+            yield _events(path, response)
+        finally:
+            response.close()
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        with _told_as_api_errors(method, path):
+            async with asyncio.timeout(self._timeout):
+                response = await self._send(method, path, body=body)
+                try:
+                    return await self._answer(method, path, response)
+                finally:
+                    # An answer that was read to its end leaves the connection in the pool; any other closes it.
+                    response.release()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: list[tuple[str, str]] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> aiohttp.ClientResponse:
+        await self.connect()
+        if self._api is None:
+            raise ApiError(f"{method} {path}: the client is closed")
+        response: aiohttp.ClientResponse = await self._api.call_api(
+            path,
+            method,
+            query_params=query,
+            header_params={"Accept": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            # The library's default is to wait for ever. The deadline itself is the caller's, so that it spans the
+            # refresh of a token as well; a watch goes on for longer than any one deadline.
+            _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+        )
+        return response
+
+    async def _answer(self, method: str, path: str, response: aiohttp.ClientResponse) -> Mapping[str, Any]:
+        try:
+            return await _answer(method, path, response)
+        except UnauthorizedError:
+            if self._clock() - self._loaded_at >= RELOAD_INTERVAL:
+                # The next request loads anew what may have been rotated in the meantime.
+                await self.close()
+            raise
+
+
+_OK = 200
+
+
+async def _answer(method: str, path: str, response: aiohttp.ClientResponse) -> Mapping[str, Any]:
+    """Return the object in an answer, or raise what its `Status` says (Kubernetes API conventions)."""
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(2**16):
+        content += chunk
+        if len(content) > ANSWER_LIMIT:
+            raise ApiError(f"{method} {path}: the answer is larger than {ANSWER_LIMIT} bytes")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110: successful
+        if not isinstance(body, dict):
+            raise ApiError(f"{method} {path}: the answer is not a JSON object: {_excerpt(content)}")
+        return body
+    message = body.get("message") if isinstance(body, dict) else None
+    raise _error(method, path, response.status, str(message or _excerpt(content)), _retry_after(response))
+
+
+async def _events(path: str, response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:
+    with _told_as_api_errors("GET", path):
+        while line := await response.content.readline():
+            try:
+                event = json.loads(line)
+                kind, body = event["type"], event["object"]
+            except (ValueError, RecursionError, KeyError, TypeError) as error:
+                raise ApiError(f"GET {path}: the watch sent what is no event: {_excerpt(line)}") from error
+            if kind == "ERROR" and isinstance(body, dict):
+                # The status in the event is what a plain request would have been answered with.
+                raise _error("GET", path, body.get("code"), str(body.get("message")), 0.0)
+            if not isinstance(kind, str) or not isinstance(body, dict):
+                raise ApiError(f"GET {path}: the watch sent what is no event: {_excerpt(line)}")
+            yield WatchEvent(kind, body)
+
+
+def _error(method: str, path: str, status: object, message: str, retry_after: float) -> ApiError:
+    code = status if isinstance(status, int) else 500
+    kind = _BY_STATUS.get(code, ApiError)
+    return kind(f"{method} {path}: {code}: {message[:MESSAGE_LIMIT]}", status=code, retry_after=retry_after)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float:
+    """Return the seconds of a Retry-After header; the API server sends no dates (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0  # noqa: PLR2004 - 30 years
+
+
+def _excerpt(content: bytes | bytearray) -> str:
+    return repr(bytes(content[:100]).decode("utf-8", "replace"))
+
+
+@contextmanager
+def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
+    """Turn everything that a request can fail with into an `ApiError`, with its cause."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise ApiError(f"{method} {path}: no answer in time") from error
+    except ConfigError as error:
+        raise ApiError(f"{method} {path}: {error}") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        reason = error.certificate_error
+        raise ApiError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        # ValueError: a line of a watch that is too long, a token that does not fit into a header.
+        raise ApiError(f"{method} {path}: {error or type(error).__name__}") from error

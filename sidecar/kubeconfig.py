@@ -1,0 +1,80 @@
+"""Where the client configuration comes from: the pod's service account, or a kubeconfig."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubernetes_asyncio.client import Configuration
+from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+LOAD_TIMEOUT = 15.0
+"""Seconds for loading a configuration, which may run somebody's exec plug-in."""
+
+DEFAULT_KUBECONFIG = Path(".kube") / "config"
+"""Below the home directory, as kubectl has it."""
+
+
+class ConfigError(Exception):
+    """There is no usable client configuration; the message names what is wrong, where, and what to do."""
+
+
+def choose(
+    *, kubeconfig: str | None, use_cluster_credentials: bool, environ: Mapping[str, str], home: Path
+) -> Callable[[], Awaitable[Configuration]]:
+    """Return what loads the configuration, anew at each call: in-cluster when asked, or when nothing else is there.
+
+    Raises `ConfigError` when there is nothing to load; what it returns raises it when loading fails.
+    """
+    if use_cluster_credentials:
+        return _in_cluster
+    if kubeconfig:
+        return partial(_from_kubeconfig, kubeconfig)
+    default = home / DEFAULT_KUBECONFIG
+    if default.exists():
+        return partial(_from_kubeconfig, str(default))
+    if environ.get("KUBERNETES_SERVICE_HOST"):
+        return _in_cluster
+    raise ConfigError(
+        f"no API server to talk to: not in a pod, KUBECONFIG is not set and {default} does not exist; "
+        "set KUBECONFIG or --kubeconfig"
+    )
+
+
+async def _in_cluster() -> Configuration:
+    configuration = Configuration()
+    try:
+        load_incluster_config(client_configuration=configuration)
+    except (ConfigException, OSError, ValueError) as error:
+        raise ConfigError(f"the pod's service account cannot be used: {_sentence(error)}") from error
+    return configuration
+
+
+async def _from_kubeconfig(paths: str) -> Configuration:
+    """Load one kubeconfig, or several, merged as kubectl merges a list of paths."""
+    if not _any_exists(paths):
+        raise ConfigError(f"kubeconfig {paths}: no such file; set KUBECONFIG or --kubeconfig to one that exists")
+    configuration = Configuration()
+    try:
+        async with asyncio.timeout(LOAD_TIMEOUT):
+            await load_kube_config(config_file=paths, client_configuration=configuration, persist_config=False)
+    except TimeoutError as error:
+        raise ConfigError(f"kubeconfig {paths}: loading it took longer than {LOAD_TIMEOUT:.0f} s") from error
+    except Exception as error:  # the library raises whatever a damaged file makes it trip over
+        raise ConfigError(f"kubeconfig {paths}: {_sentence(error)}") from error
+    return configuration
+
+
+def _any_exists(paths: str) -> bool:
+    return any(path and Path(path).expanduser().is_file() for path in paths.split(os.pathsep))
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error's text in one line: a YAML error has several."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,164 @@
+"""The answers on port 4040.
+
+`/`, every path that is not known and every method are answered as the stock image answers them: status 200 and
+`{"name":"X"}`. Scripts look for their own host name in that answer, so nothing else may be in it, headers included.
+Whether this candidate leads is asked anew for every answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from sidecar.record import go_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.candidate import Candidate
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
+SHUTDOWN_TIMEOUT = 0.5
+"""Seconds that a request under way may take once the server stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """The election that is told about."""
+
+    election: str
+    namespace: str
+    candidate: Candidate
+
+
+CONTEST = web.AppKey("contest", Contest)
+
+
+def application(contest: Contest) -> web.Application:
+    """Return what answers for one candidate."""
+    app = web.Application()
+    app[CONTEST] = contest
+    app.on_response_prepare.append(_without_server)
+    app.add_routes(
+        [
+            web.get("/status", _status),
+            web.get("/leader", _leader),
+            web.get("/follower", _follower),
+            web.get("/healthz", _health),
+            web.get("/health", _health),
+            web.get("/readyz", _ready),
+            web.route(hdrs.METH_ANY, "/{path:.*}", _name),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str | None, port: int) -> AsyncIterator[list[int]]:
+    """Answer on an address while the block runs; yields the ports. `host` `None` is every interface, IPv4 and IPv6.
+
+    Raises OSError when the address cannot be listened on.
+    """
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    await runner.setup()
+    try:
+        listeners = _listen(host, port)
+        for listener in listeners:
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        yield [listener.getsockname()[1] for listener in listeners]
+    finally:
+        await runner.cleanup()
+
+
+def _listen(host: str | None, port: int) -> list[socket.socket]:
+    """Return a socket for every interface, as Go's `net.Listen` does it, or one for each address that `host` has.
+
+    A host may have an address of a family that the machine does not have (`localhost` and `::1` in a container).
+    """
+    if host is None and socket.has_dualstack_ipv6():
+        try:
+            return [socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)]
+        except OSError as error:
+            if error.errno not in _NO_SUCH_FAMILY:
+                raise
+    found = socket.getaddrinfo(
+        host or "0.0.0.0",  # noqa: S104 - what was asked for
+        port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )
+    listeners: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                listeners.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY or (not listeners and family == found[-1][0]):
+                    raise
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+_NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+async def _without_server(_request: web.Request, response: web.StreamResponse) -> None:
+    # The name and version of the HTTP library are nobody's business, and a host may be called like one of them.
+    response.headers.popall(hdrs.SERVER, None)
+
+
+async def _name(request: web.Request) -> web.Response:
+    name = request.app[CONTEST].candidate.leader_name()
+    return web.Response(body=go_json({"name": name}).encode(), content_type="application/json")
+
+
+async def _status(request: web.Request) -> web.Response:
+    contest = request.app[CONTEST]
+    status = contest.candidate.status()
+    told = {
+        "election": contest.election,
+        "namespace": contest.namespace,
+        "identity": status.identity,
+        "node": status.node,
+        "role": status.role,
+        "leader": {"name": status.leader, "node": status.leader_node},
+        "fencing_token": status.fencing_token,
+        "since": status.since,
+        "valid_for": status.valid_for,
+        "transitions": status.transitions,
+        "why": status.why,
+        "last_error": status.last_error,
+    }
+    return web.Response(text=json.dumps(told, indent=2) + "\n", content_type="application/json")
+
+
+async def _leader(request: web.Request) -> web.Response:
+    return _yes_or_no(request.app[CONTEST].candidate.is_leading(), "leading", "not leading")
+
+
+async def _follower(request: web.Request) -> web.Response:
+    role = request.app[CONTEST].candidate.status().role
+    return _yes_or_no(role == "following", role, role)
+
+
+async def _health(request: web.Request) -> web.Response:
+    return _yes_or_no(request.app[CONTEST].candidate.is_alive(), "ok", "the election loop has stalled")
+
+
+async def _ready(request: web.Request) -> web.Response:
+    return _yes_or_no(request.app[CONTEST].candidate.is_ready(), "ok", "the lock object was not seen yet")
+
+
+def _yes_or_no(answer: bool, yes: str, no: str) -> web.Response:  # noqa: FBT001 - a question and its answer
+    return web.Response(text=(yes if answer else no) + "\n", status=200 if answer else 503)
