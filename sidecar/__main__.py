@@ -12,6 +12,7 @@ import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,6 +22,9 @@ from sidecar.election import Candidacy
 from sidecar.kube import KubeClient
 from sidecar.kubeconfig import ConfigError
 from sidecar.locks import EndpointsLock
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -36,48 +40,51 @@ def main() -> None:
         sys.stderr.write(f"{error.usage}leader-elector: {error}\n")
         sys.exit(error.exit_code)
     logs.configure(chosen.log_format, chosen.log_level, sys.stderr)
-    sys.exit(asyncio.run(_serve(chosen)))
-
-
-async def _serve(chosen: settings.Settings) -> int:
     log = structlog.get_logger().bind(election=chosen.election, identity=chosen.identity)
+    try:
+        sys.exit(asyncio.run(_serve(chosen, log)))
+    except ConfigError as error:
+        sys.exit(_told(error, MISUSED))
+    except Exception:
+        log.critical("ended by a defect of the program", exc_info=True)
+        sys.exit(FAILED)
+
+
+async def _serve(chosen: settings.Settings, log: FilteringBoundLogger) -> int:
     for warning in chosen.warnings:
         log.warning(warning)
-    try:
-        load = kubeconfig.choose(
-            kubeconfig=chosen.kubeconfig,
-            use_cluster_credentials=chosen.use_cluster_credentials,
-            environ=os.environ,
-            home=Path.home(),
-        )
-        kube = KubeClient(
-            load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}"
-        )
-        candidate = Candidate(
-            _candidacy(chosen),
-            EndpointsLock(kube, namespace=chosen.namespace, election=chosen.election),
-            clock=SystemClock(),
-            random=random.Random(),  # noqa: S311 - spreads requests, protects nothing
-            request_timeout=chosen.request_timeout,
-            log=log,
-        )
-        async with AsyncExitStack() as stack:
-            if chosen.http is not None:
-                # Before the first contact with the API server: whoever asks early gets the answer that nobody leads.
-                contest = web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate)
-                serving = web.serving(web.application(contest), chosen.http.host, chosen.http.port)
+    load = kubeconfig.choose(
+        kubeconfig=chosen.kubeconfig,
+        use_cluster_credentials=chosen.use_cluster_credentials,
+        environ=os.environ,
+        home=Path.home(),
+    )
+    kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}")
+    candidate = Candidate(
+        _candidacy(chosen),
+        EndpointsLock(kube, namespace=chosen.namespace, election=chosen.election),
+        clock=SystemClock(),
+        random=random.Random(),  # noqa: S311 - spreads requests, protects nothing
+        request_timeout=chosen.request_timeout,
+        log=log,
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kube.close)
+        if chosen.http is not None:
+            # Before the first contact with the API server: whoever asks early is told that nobody leads.
+            contest = web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate)
+            serving = web.serving(web.application(contest), chosen.http.host, chosen.http.port)
+            try:
                 ports = await stack.enter_async_context(serving)
-                log.info("answering", http=str(chosen.http), ports=ports)
-            stack.push_async_callback(kube.close)
-            await kube.connect()
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, candidate.leave)
-            await candidate.run()
-    except ConfigError as error:
-        return _told(error, MISUSED)
-    except OSError as error:
-        return _told(f"cannot listen on {chosen.http} (--http, ELECTION_HTTP): {error.strerror or error}", FAILED)
+            except OSError as error:
+                where = f"{chosen.http} (--http, ELECTION_HTTP)"
+                return _told(f"cannot listen on {where}: {error.strerror or error}", FAILED)
+            log.info("answering", http=str(chosen.http), ports=ports)
+        await kube.connect()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, candidate.leave)
+        await candidate.run()
     return OK
 
 

@@ -320,7 +320,7 @@ class Candidate:
 
     def _check_watch(self, version: int, limit: asyncio.Timeout) -> None:
         if self._watch_limit is limit and self._watch_version < version:
-            self._log.warning("the watch has fallen silent; watching anew")
+            self._log.info("the watch has fallen silent; watching anew")
             limit.reschedule(asyncio.get_running_loop().time())
 
     # -- What is known, and what is said about it --
@@ -372,11 +372,11 @@ class _Troubles:
             return
         advice = ""
         if isinstance(error, ForbiddenError):
-            advice = f": the Role of this service account does not allow the verb {verb!r} on {self._resource!r}"
+            advice = f": see that the Role of this service account allows the verb {verb!r} on {self._resource!r}"
             if verb == "watch":
-                advice += "; polling instead"
+                advice += "; polling meanwhile"
         elif isinstance(error, UnauthorizedError):
-            advice = ": the credentials are not accepted; they are loaded anew"
+            advice = ": the credentials are not accepted, and are loaded anew"
         self._log.warning(f"a request failed{advice}", error=str(error))
 
     def ended(self, verb: str) -> None:

@@ -73,6 +73,10 @@ class UnauthorizedError(ApiError):
     """401: the credentials are not accepted (any more)."""
 
 
+class UntrustedError(ApiError):
+    """No secure connection: a certificate, the API server's or ours, was not accepted (any more)."""
+
+
 _BY_STATUS: dict[int, type[ApiError]] = {
     401: UnauthorizedError,
     403: ForbiddenError,
@@ -159,25 +163,32 @@ class KubeClient:
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", str(seconds)),
         ]
-        with _told_as_api_errors("GET", path):
-            async with asyncio.timeout(self._timeout):
-                response = await self._send("GET", path, query=query)
-                if response.status != _OK:
-                    await self._answer("GET", path, response)
+        async with self._asking("GET", path):
+            response = await self._send("GET", path, query=query)
+            if response.status != _OK:
+                async with response:
+                    await _answer("GET", path, response)
         try:
             yield _events(path, response)
         finally:
             response.close()
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        with _told_as_api_errors(method, path):
-            async with asyncio.timeout(self._timeout):
-                response = await self._send(method, path, body=body)
-                try:
-                    return await self._answer(method, path, response)
-                finally:
-                    # An answer that was read to its end leaves the connection in the pool; any other closes it.
-                    response.release()
+        # An answer that was read to its end leaves the connection in the pool; any other closes it.
+        async with self._asking(method, path), await self._send(method, path, body=body) as response:
+            return await _answer(method, path, response)
+
+    @asynccontextmanager
+    async def _asking(self, method: str, path: str) -> AsyncIterator[None]:
+        """Bound a request in time, and load anew what it says is out of date: tokens and certificates are rotated."""
+        try:
+            with _told_as_api_errors(method, path):
+                async with asyncio.timeout(self._timeout):
+                    yield
+        except (UnauthorizedError, UntrustedError):
+            if self._clock() - self._loaded_at >= RELOAD_INTERVAL:
+                await self.close()
+            raise
 
     async def _send(
         self,
@@ -203,15 +214,6 @@ class KubeClient:
             _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
         )
         return response
-
-    async def _answer(self, method: str, path: str, response: aiohttp.ClientResponse) -> Mapping[str, Any]:
-        try:
-            return await _answer(method, path, response)
-        except UnauthorizedError:
-            if self._clock() - self._loaded_at >= RELOAD_INTERVAL:
-                # The next request loads anew what may have been rotated in the meantime.
-                await self.close()
-            raise
 
 
 _OK = 200
@@ -279,7 +281,9 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
         raise ApiError(f"{method} {path}: {error}") from error
     except aiohttp.ClientConnectorCertificateError as error:
         reason = error.certificate_error
-        raise ApiError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
+        raise UntrustedError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
+    except aiohttp.ClientSSLError as error:
+        raise UntrustedError(f"{method} {path}: no secure connection: {error}") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # ValueError: a line of a watch that is too long, a token that does not fit into a header.
         raise ApiError(f"{method} {path}: {error or type(error).__name__}") from error

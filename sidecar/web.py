@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
 
 from sidecar.record import go_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from aiohttp.typedefs import Handler
 
     from sidecar.candidate import Candidate
 
@@ -44,7 +48,7 @@ CONTEST = web.AppKey("contest", Contest)
 
 def application(contest: Contest) -> web.Application:
     """Return what answers for one candidate."""
-    app = web.Application()
+    app = web.Application(middlewares=[_unknown])
     app[CONTEST] = contest
     app.on_response_prepare.append(_without_server)
     app.add_routes(
@@ -55,7 +59,7 @@ def application(contest: Contest) -> web.Application:
             web.get("/healthz", _health),
             web.get("/health", _health),
             web.get("/readyz", _ready),
-            web.route(hdrs.METH_ANY, "/{path:.*}", _name),
+            web.get("/", _name),
         ]
     )
     return app
@@ -67,7 +71,9 @@ async def serving(app: web.Application, host: str | None, port: int) -> AsyncIte
 
     Raises OSError when the address cannot be listened on.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_ours)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT, logger=logger)
     await runner.setup()
     try:
         listeners = _listen(host, port)
@@ -96,21 +102,34 @@ def _listen(host: str | None, port: int) -> list[socket.socket]:
         flags=socket.AI_PASSIVE,
     )
     listeners: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                listeners.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
-            except OSError as error:
-                if error.errno not in _NO_SUCH_FAMILY or (not listeners and family == found[-1][0]):
-                    raise
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
+    refusal = OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            listeners.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+        except OSError as error:
+            refusal = error
+            if error.errno not in _NO_SUCH_FAMILY:
+                break
+    else:
+        if listeners:
+            return listeners
+    for listener in listeners:
+        listener.close()
+    raise refusal
 
 
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Tell whether an error is the program's: a request that is no HTTP is answered with 400, and is its sender's."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+@web.middleware
+async def _unknown(request: web.Request, handler: Handler) -> web.StreamResponse:
+    # No route matches: an unknown path, another method on a known one, or CONNECT, which has no path.
+    return await _name(request) if request.match_info.http_exception else await handler(request)
 
 
 async def _without_server(_request: web.Request, response: web.StreamResponse) -> None:
