@@ -1,0 +1,59 @@
+# `make help` lists the targets. ARGS goes to the program that a target runs: make demo ARGS=--json
+PYTHON ?= python3
+UV ?= $(if $(wildcard $(BIN)/uv),$(BIN)/uv,uv)
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS)
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast lint format bench requirements clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+venv: $(INSTALLED) ## the virtual environment .venv, with everything that the other targets need
+
+demo: $(INSTALLED) ## three sidecars elect a leader, lose it twice, and show it; no cluster needed
+	@$(BIN)/electionctl demo $(ARGS)
+
+test: lint ## everything: lint, and all tests, those on a real API server included
+	@$(BIN)/pytest --junit-xml=build/tests.xml $(ARGS)
+
+test-fast: $(INSTALLED) ## the tests that need no server, in under a minute
+	@$(BIN)/pytest -m "not real" $(ARGS)
+
+lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "error: not formatted; run: make format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$report"; exit 1; }
+
+format: $(INSTALLED) ## format the code
+	@$(BIN)/ruff format --quiet
+
+bench: $(INSTALLED) ## what an election costs, measured on a real API server
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+requirements: ## pin the requirement files anew with uv; newest versions: ARGS=--upgrade
+	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or name it: make requirements UV=PATH" >&2; exit 1; }
+	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) pyproject.toml --extra lab --group build --group test --group lint -o requirements-dev.txt
+
+clean: ## remove .venv, caches and reports; what was built with Go stays in its cache outside of the tree
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find sidecar tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Made again when what is to be installed changed.
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into .venv ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@

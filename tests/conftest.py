@@ -1,0 +1,102 @@
+"""What the tests share: the API servers, the client-go peer, and the rule that no test of the real server goes missing.
+
+Whoever asks for a real server or for the peer is marked `real`. Where such tests are selected, what they need is found
+or built before the first test runs, outside of any test's time-out. When it cannot be had, those tests fail.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.testbed import binaries, golang, peers
+from tests.testbed.apiserver import ENVIRONMENT_KUBECONFIG, RealAPIServer, StartError, open_api_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.testbed.embedded import APIServer
+
+REAL_FIXTURES = {"real_api_server", "clientgo_peer"}
+PROBLEMS = pytest.StashKey[dict[str, str]]()
+"""Why a program could not be had, by the fixture that needs it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers", "real: needs a real API server or a program built with Go; set by what a test asks for"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a real server, before `-m` selects by the mark."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _is_real(item):
+            item.add_marker(pytest.mark.real)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the selected tests need, before the first of them has a time-out running."""
+    config = session.config
+    selected = [item for item in session.items if isinstance(item, pytest.Function) and _is_real(item)]
+    if config.option.collectonly or not selected:
+        return
+    problems = config.stash[PROBLEMS] = {}
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        if not os.environ.get(ENVIRONMENT_KUBECONFIG):
+            try:
+                binaries.ensure()
+            except golang.BuildError as error:
+                problems["real_api_server"] = str(error)
+        if any("clientgo_peer" in item.fixturenames for item in selected):
+            try:
+                peers.clientgo()
+            except golang.BuildError as error:
+                problems["clientgo_peer"] = str(error)
+
+
+@pytest.fixture(scope="session")
+def real_api_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAPIServer]:
+    """Serve a real API server, one for the session; it fails where none can be had."""
+    if problem := pytestconfig.stash.get(PROBLEMS, {}).get("real_api_server"):
+        pytest.fail(f"no real API server: {problem}", pytrace=False)
+    try:
+        server = open_api_server(tmp_path_factory.mktemp("real-api-server"))
+    except StartError as error:
+        pytest.fail(f"no real API server: {error}", pytrace=False)
+    with server:
+        yield server
+
+
+@pytest_asyncio.fixture(params=["embedded", "real"])
+async def api_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[APIServer]:
+    """Serve, in turn, the embedded API server (a fresh one for each test) and the real one."""
+    if request.param == "real":
+        yield request.getfixturevalue("real_api_server")
+        return
+    # Unit tests do without the embedded server, and without loading it.
+    from sidecar.lab.apiserver import EmbeddedAPIServer  # noqa: PLC0415 - see above
+    from tests.testbed.embedded import EmbeddedForTests  # noqa: PLC0415 - see above
+
+    async with EmbeddedAPIServer() as server:
+        yield EmbeddedForTests(server, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def clientgo_peer(pytestconfig: pytest.Config) -> Path:
+    """Return the program that is client-go's leader elector on the Endpoints lock."""
+    if problem := pytestconfig.stash.get(PROBLEMS, {}).get("clientgo_peer"):
+        pytest.fail(f"no client-go peer: {problem}", pytrace=False)
+    return peers.clientgo()
+
+
+def _is_real(item: pytest.Function) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return not REAL_FIXTURES.isdisjoint(item.fixturenames) or parameters.get("api_server") == "real"
