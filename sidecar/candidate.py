@@ -358,17 +358,16 @@ class _Troubles:
         self._log = log
         self._resource = resource
         self._clock = clock
-        self._lasting: dict[tuple[str, int | None], int] = {}
+        self._lasting: dict[str, dict[int | None, int]] = {}
         self.last = ""
 
     def met(self, verb: str, error: ApiError) -> None:
         """A request with this RBAC verb failed."""
         self.last = f"{format_time(int(self._clock.wall()))} {error}"
-        # No answer at all is one trouble, whichever request it was that got none.
-        kind = ("" if error.status is None else verb, error.status)
-        self._lasting[kind] = self._lasting.get(kind, 0) + 1
-        if self._lasting[kind] > 1:
-            self._log.debug("a request failed again", error=str(error))
+        lasting = self._lasting.setdefault(verb, {})
+        lasting[error.status] = lasting.get(error.status, 0) + 1
+        if lasting[error.status] > 1:
+            self._log.debug(f"{verb} failed again", error=str(error))
             return
         advice = ""
         if isinstance(error, ForbiddenError):
@@ -377,11 +376,9 @@ class _Troubles:
                 advice += "; polling meanwhile"
         elif isinstance(error, UnauthorizedError):
             advice = ": the credentials are not accepted, and are loaded anew"
-        self._log.warning(f"a request failed{advice}", error=str(error))
+        self._log.warning(f"{verb} failed{advice}", error=str(error))
 
     def ended(self, verb: str) -> None:
         """A request with this verb was answered as it should be."""
-        over = [kind for kind in self._lasting if kind[0] in ("", verb)]
-        if over:
-            failures = sum(self._lasting.pop(kind) for kind in over)
-            self._log.info("the API server does what is asked again", failed_requests=failures)
+        if lasting := self._lasting.pop(verb, None):
+            self._log.info(f"{verb} works again", failures=sum(lasting.values()))

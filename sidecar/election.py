@@ -233,7 +233,7 @@ class State:
     observed: Observed | None = None
     term: Term | None = None
     sent: tuple[str, ...] = ()
-    """The records that I wrote last: the one that was confirmed, and those whose outcome is not known."""
+    """The records that I wrote since anybody else did: the one that was confirmed, and those of unknown outcome."""
     last_renew_time: int = 0
     """The renew time of the last of them, in seconds since the epoch."""
     must_read: bool = True
@@ -320,7 +320,8 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     if state.read_at < observed.held_until:
         return state, Read("look once more before taking over")
     old = observed.snapshot.record if observed.snapshot else None
-    transitions = old.transitions + 1 if isinstance(old, Record) else 0
+    # As client-go counts: none yet for a lock that is created, one for an object that had no record.
+    transitions = old.transitions + 1 if isinstance(old, Record) else int(observed.snapshot is not None)
     record = Record(
         holder=state.candidacy.identity,
         lease_seconds=state.candidacy.lease_seconds,
@@ -433,6 +434,10 @@ def _fetched(state: State, snapshot: Snapshot | None, asked_at: float, moment: M
 
 
 def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) -> State:
+    if not state.sent or snapshot.text != state.sent[-1]:
+        # Something between us and the API server answered with another state than the one that was written, or the
+        # lock has been seen in other hands since.
+        return _failed(state, moment, state.candidacy.retry_period / 2)
     state = replace(state, failures=0, must_read=False)
     if state.observed is None or snapshot.version > state.observed.version:
         state = _observe(state, snapshot, moment)
@@ -440,8 +445,7 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
     if state.leaving or observed is None or not observed.mine:
         # The answer came after worse news: a later change, or the order to leave.
         return replace(state, must_read=state.leaving and observed is not None and observed.mine)
-    if snapshot.text is not None:
-        state = replace(state, sent=(snapshot.text,))
+    state = replace(state, sent=state.sent[-1:])
     valid_until = asked_at + state.candidacy.renew_deadline
     if moment.now >= valid_until:
         return _revoke(state, "the answer to the renewal came after the renew deadline")
@@ -483,6 +487,10 @@ def _observe(
     state = replace(state, observed=observed)
     if observed.mine:
         return state
+    if snapshot is not None and (snapshot.holder or isinstance(snapshot.record, UnreadableRecord)):
+        # Somebody else's. What I wrote before is no longer in force, also if it should come back from a backup; and a
+        # write of mine that is still under way is based on an older version.
+        state = replace(state, sent=())
     note = _note(observed, state.candidacy)
     return _revoke(state, note) if state.term is not None else replace(state, note=note)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient
+from kubernetes_asyncio.config import ConfigException
 
 from sidecar.kubeconfig import ConfigError
 
@@ -284,6 +285,7 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
         raise UntrustedError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
     except aiohttp.ClientSSLError as error:
         raise UntrustedError(f"{method} {path}: no secure connection: {error}") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        # ValueError: a line of a watch that is too long, a token that does not fit into a header.
+    except (aiohttp.ClientError, OSError, ValueError, ConfigException, RuntimeError) as error:
+        # ValueError: a line of a watch that is too long, a token that does not fit into a header. ConfigException: a
+        # token file that is empty for a moment. RuntimeError: another request's failure just closed the session.
         raise ApiError(f"{method} {path}: {error or type(error).__name__}") from error

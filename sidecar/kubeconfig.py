@@ -6,7 +6,7 @@ import asyncio
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
@@ -53,6 +53,13 @@ async def _in_cluster() -> Configuration:
         load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError, ValueError) as error:
         raise ConfigError(f"the pod's service account cannot be used: {_sentence(error)}") from error
+    reread = cast("Callable[[Configuration], None]", configuration.refresh_api_key_hook)
+
+    def refresh(current: Configuration) -> None:
+        reread(current)
+        _strip_token(current)
+
+    configuration.refresh_api_key_hook = refresh
     return configuration
 
 
@@ -68,7 +75,15 @@ async def _from_kubeconfig(paths: str) -> Configuration:
         raise ConfigError(f"kubeconfig {paths}: loading it took longer than {LOAD_TIMEOUT:.0f} s") from error
     except Exception as error:  # the library raises whatever a damaged file makes it trip over
         raise ConfigError(f"kubeconfig {paths}: {_sentence(error)}") from error
+    _strip_token(configuration)
     return configuration
+
+
+def _strip_token(configuration: Configuration) -> None:
+    """Forgive a token file that ends in a newline, as client-go does; the library sends the newline along."""
+    token = configuration.api_key.get("BearerToken")
+    if token is not None:
+        configuration.api_key["BearerToken"] = token.strip()
 
 
 def _any_exists(paths: str) -> bool:
