@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sidecar import kubeconfig, logs, settings, web
+from sidecar import duration, kubeconfig, logs, settings, web
 from sidecar.candidate import Candidate, SystemClock
 from sidecar.election import Candidacy
 from sidecar.kube import KubeClient
@@ -70,6 +70,7 @@ async def _serve(chosen: settings.Settings, log: FilteringBoundLogger) -> int:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)
+        ports: list[int] = []
         if chosen.http is not None:
             # Before the first contact with the API server: whoever asks early is told that nobody leads.
             contest = web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate)
@@ -79,8 +80,8 @@ async def _serve(chosen: settings.Settings, log: FilteringBoundLogger) -> int:
             except OSError as error:
                 where = f"{chosen.http} (--http, ELECTION_HTTP)"
                 return _told(f"cannot listen on {where}: {error.strerror or error}", FAILED)
-            log.info("answering", http=str(chosen.http), ports=ports)
         await kube.connect()
+        log.info("taking part", namespace=chosen.namespace, ttl=duration.render(chosen.ttl), ports=ports)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, candidate.leave)

@@ -62,6 +62,9 @@ WATCH_BACKOFF = (0.5, 15.0)
 WATCH_FORBIDDEN_PAUSE = 600.0
 """Seconds until a watch that was not allowed is tried again; somebody may have granted it."""
 
+RELEASE_LIMIT = 5.0
+"""Seconds that the release may take at most: well within the grace that a pod, or a container, is given to end."""
+
 STALLED = 4
 """Retry periods without a round of the loop after which it counts as stalled. Each wait and each request is shorter."""
 
@@ -136,6 +139,7 @@ class Candidate:
         self._watch_version = 0
         self._watch_limit: asyncio.Timeout | None = None
         self._release_limit: asyncio.Timeout | None = None
+        self._read_limit: asyncio.Timeout | None = None
 
     # -- What may be asked --
 
@@ -193,11 +197,16 @@ class Candidate:
             watch.cancel()
 
     def leave(self) -> None:
-        """Stop leading at once; then release the lock, for at most two request time-outs, and let `run` end."""
-        if not self._state.leaving:
-            self._happened(Leaving())
-            if self._release_limit is not None:
-                self._release_limit.reschedule(asyncio.get_running_loop().time() + 2 * self._request_timeout)
+        """Stop leading at once; then release the lock, for at most `RELEASE_LIMIT` seconds, and let `run` end."""
+        if self._state.leaving:
+            return
+        self._happened(Leaving())
+        now = asyncio.get_running_loop().time()
+        if self._release_limit is not None:
+            self._release_limit.reschedule(now + min(2 * self._request_timeout, RELEASE_LIMIT))
+        if self._read_limit is not None:
+            # Whether to release is decided on what is read from now on, and there may be nothing to release.
+            self._read_limit.reschedule(now)
 
     async def _go_round(self) -> None:
         while True:
@@ -210,7 +219,8 @@ class Candidate:
                 case Wait(until):
                     await self._wait(until - self._clock.now())
                 case Read():
-                    self._happened(await self._read())
+                    if (event := await self._read()) is not None:
+                        self._happened(event)
                 case Write():
                     self._happened(await self._write(action))
                 case Leave():
@@ -224,13 +234,19 @@ class Candidate:
         except TimeoutError:
             pass
 
-    async def _read(self) -> Event:
+    async def _read(self) -> Event | None:
+        """Return what was answered, `None` when `leave` interrupted."""
         asked_at = self._clock.now()
         try:
-            snapshot = await self._lock.fetch()
+            async with asyncio.timeout(None) as self._read_limit:
+                snapshot = await self._lock.fetch()
+        except TimeoutError:
+            return None
         except ApiError as error:
             self._troubles.met("get", error)
             return Failed(refused=error.refused, retry_after=error.retry_after)
+        finally:
+            self._read_limit = None
         self._troubles.ended("get")
         if snapshot is not None:
             self._expect(snapshot.version)

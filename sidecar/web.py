@@ -95,12 +95,16 @@ def _listen(host: str | None, port: int) -> list[socket.socket]:
         except OSError as error:
             if error.errno not in _NO_SUCH_FAMILY:
                 raise
-    found = socket.getaddrinfo(
-        host or "0.0.0.0",  # noqa: S104 - what was asked for
-        port,
-        type=socket.SOCK_STREAM,
-        flags=socket.AI_PASSIVE,
-    )
+    try:
+        found = socket.getaddrinfo(
+            host or "0.0.0.0",  # noqa: S104 - what was asked for
+            port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except UnicodeError as error:
+        # An empty label, or one of more than 63 characters, is refused before anybody is asked.
+        raise socket.gaierror(socket.EAI_NONAME, "not a name that a host can have") from error
     listeners: list[socket.socket] = []
     refusal = OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
     for family, _, _, _, address in dict.fromkeys(found):
@@ -123,7 +127,7 @@ _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Tell whether an error is the program's: a request that is no HTTP is answered with 400, and is its sender's."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
 
 
 @web.middleware
