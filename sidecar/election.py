@@ -533,7 +533,7 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
 
 def _note(observed: Observed, me: Candidacy) -> str:
     if observed.snapshot is None:
-        return "the lock object is gone"
+        return "there is no lock object"
     record = observed.snapshot.record
     if record is None:
         return "the lock object has no record"
