@@ -307,7 +307,6 @@ class Candidate:
         """Watch until the API server ends it. Raises `ApiError`, or `TimeoutError` when the watch fell silent."""
         seconds = self._random.randint(*WATCH_SECONDS)
         async with asyncio.timeout(seconds + WATCH_GRACE) as limit, self._lock.watch(version, seconds) as events:
-            self._troubles.ended("watch")
             self._watch_version = version
             self._watch_limit = limit
             self._happened(WatchStarted())
@@ -319,6 +318,8 @@ class Candidate:
 
     async def _follow(self, events: AsyncIterator[LockEvent]) -> None:
         async for event in events:
+            # Not before: something in between may accept a watch and then have nothing to show.
+            self._troubles.ended("watch")
             match event:
                 case Changed(snapshot):
                     self._watch_version = max(self._watch_version, snapshot.version)
