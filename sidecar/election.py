@@ -466,14 +466,15 @@ def _failed(state: State, moment: Moment, ceiling: float, *, refused: bool = Fal
 def _observe(
     state: State, snapshot: Snapshot | None, moment: Moment, *, asked_at: float | None = None, version: int = 0
 ) -> State:
-    """Compare with the observed record; only a changed record starts a lease anew.
+    """Compare with the observed record and its claim; only where they changed a lease starts anew.
 
     `asked_at` is when a read that shows this was asked, `None` when nobody asked. `version` is a deletion's.
     """
     before = state.observed
     text = snapshot.text if snapshot else None
     version = max(version, snapshot.version if snapshot else before.version if before else 0)
-    if before is not None and text == before.text:
+    claim = snapshot.valid_claim if snapshot else None
+    if before is not None and (text, claim) == (before.text, before.claim):
         return replace(state, observed=replace(before, snapshot=snapshot, version=version, seen_at=moment.now))
     held_until, bid_at = _vacancy(state, snapshot, moment, asked_at)
     observed = Observed(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from kubernetes_asyncio.client import ApiClient
 from kubernetes_asyncio.config import ConfigException
 
@@ -114,24 +115,36 @@ class KubeClient:
         self._user_agent = user_agent
         self._clock = clock
         self._api: ApiClient | None = None
-        self._loading = asyncio.Lock()
+        self._loading: asyncio.Task[None] | None = None
         self._loaded_at = float("-inf")
 
     async def connect(self) -> None:
         """Load the configuration, so that what is wrong with it is known at once. Raises `ConfigError`."""
-        async with self._loading:
-            if self._api is None:
-                configuration = await self._load()
-                try:
-                    api = ApiClient(configuration)
-                except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-                    raise ConfigError(f"the certificates for {configuration.host} cannot be used: {error}") from error
-                api.user_agent = self._user_agent
-                self._api = api
-                self._loaded_at = self._clock()
+        if self._api is not None:
+            return
+        if self._loading is None:
+            # A task of its own, which all requests wait for: an exec plug-in may take longer than one of them is given.
+            self._loading = asyncio.create_task(self._open())
+            self._loading.add_done_callback(_heard)
+        await asyncio.shield(self._loading)
+
+    async def _open(self) -> None:
+        try:
+            configuration = await self._load()
+            try:
+                api = ApiClient(configuration)
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                raise ConfigError(f"the certificates for {configuration.host} cannot be used: {error}") from error
+            api.user_agent = self._user_agent
+            self._api = api
+            self._loaded_at = self._clock()
+        finally:
+            self._loading = None
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._loading is not None:
+            self._loading.cancel()
         api, self._api = self._api, None
         if api is not None:
             await api.close()
@@ -217,6 +230,12 @@ class KubeClient:
         return response
 
 
+def _heard(loading: asyncio.Task[None]) -> None:
+    """Take note of a failure that nobody waited for; the next request meets it again."""
+    if not loading.cancelled():
+        loading.exception()
+
+
 _OK = 200
 
 
@@ -285,7 +304,9 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
         raise UntrustedError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
     except aiohttp.ClientSSLError as error:
         raise UntrustedError(f"{method} {path}: no secure connection: {error}") from error
-    except (aiohttp.ClientError, OSError, ValueError, ConfigException, RuntimeError) as error:
-        # ValueError: a line of a watch that is too long, a token that does not fit into a header. ConfigException: a
-        # token file that is empty for a moment. RuntimeError: another request's failure just closed the session.
-        raise ApiError(f"{method} {path}: {error or type(error).__name__}") from error
+    except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, ConfigException, RuntimeError) as error:
+        # HttpProcessingError: a line of a watch that is too long. ValueError: a token that does not fit into a header.
+        # ConfigException: a token file that is empty for a moment. RuntimeError: another request's failure just closed
+        # the session. Some of their texts have several lines, and quote what they could not read.
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        raise ApiError(f"{method} {path}: {sentence[:MESSAGE_LIMIT]}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -68,6 +70,7 @@ async def _from_kubeconfig(paths: str) -> Configuration:
     if not _any_exists(paths):
         raise ConfigError(f"kubeconfig {paths}: no such file; set KUBECONFIG or --kubeconfig to one that exists")
     configuration = Configuration()
+    others = _children()
     try:
         async with asyncio.timeout(LOAD_TIMEOUT):
             await load_kube_config(config_file=paths, client_configuration=configuration, persist_config=False)
@@ -75,8 +78,19 @@ async def _from_kubeconfig(paths: str) -> Configuration:
         raise ConfigError(f"kubeconfig {paths}: loading it took longer than {LOAD_TIMEOUT:.0f} s") from error
     except Exception as error:  # the library raises whatever a damaged file makes it trip over
         raise ConfigError(f"kubeconfig {paths}: {_sentence(error)}") from error
+    finally:
+        # The library does not end an exec plug-in that hangs, and the sidecar starts nothing else.
+        for plug_in in _children() - others:
+            with suppress(ProcessLookupError):
+                os.kill(plug_in, signal.SIGKILL)
     _strip_token(configuration)
     return configuration
+
+
+def _children() -> set[int]:
+    """Return the processes that this one has started and not yet waited for (proc(5)); none where that is not told."""
+    told = Path("/proc/self/task").glob("*/children")
+    return {int(child) for children in told for child in children.read_text().split()}
 
 
 def _strip_token(configuration: Configuration) -> None:

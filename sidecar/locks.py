@@ -24,6 +24,9 @@ class Bookmark:
     version: int
 
 
+_VERSION_DIGITS = 20
+"""Of the greatest resourceVersion, a 64-bit number without sign."""
+
 LockEvent = Changed | Deleted | Bookmark
 
 
@@ -129,8 +132,10 @@ def _snapshot(body: Mapping[str, Any]) -> Snapshot:
 def _version(body: Mapping[str, Any]) -> int:
     """Return the resourceVersion, which is a growing decimal number (Kubernetes API concepts, since 1.35)."""
     version = _metadata(body).get("resourceVersion")
-    if not isinstance(version, str) or not version.isascii() or not version.isdigit():
-        raise ApiError(f"the lock object's resourceVersion is not a number: {version!r}")
+    if not isinstance(version, str) or not (
+        version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS
+    ):
+        raise ApiError(f"the lock object's resourceVersion is not a number: {str(version)[:100]!r}")
     return int(version)
 
 

@@ -7,12 +7,14 @@ Whether this candidate leads is asked anew for every answer.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
+
+CONNECTION_LIMIT = 256
+"""Open connections. A process has often no more than 1024 descriptors, and those to the API server decide who leads."""
 
 SHUTDOWN_TIMEOUT = 0.5
 """Seconds that a request under way may take once the server stops."""
@@ -75,13 +80,26 @@ async def serving(app: web.Application, host: str | None, port: int) -> AsyncIte
     logger.addFilter(_is_ours)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT, logger=logger)
     await runner.setup()
+    loop = asyncio.get_running_loop()
+    servers: list[asyncio.Server] = []
     try:
-        listeners = _listen(host, port)
-        for listener in listeners:
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
-        yield [listener.getsockname()[1] for listener in listeners]
+        for listener in _listen(host, port):
+            servers += [await loop.create_server(partial(_accept, runner), sock=listener, backlog=BACKLOG)]
+        yield [listening.getsockname()[1] for server in servers for listening in server.sockets]
     finally:
+        for server in servers:
+            server.close()
         await runner.cleanup()
+
+
+def _accept(runner: web.AppRunner) -> asyncio.Protocol:
+    """Take a connection, at the price of the oldest where there are too many; whoever opens hundreds keeps the last."""
+    if runner.server is None:
+        raise RuntimeError("the server has ended")
+    living = [connection for connection in runner.server.connections if connection.connected]
+    for oldest in living[: len(living) + 1 - CONNECTION_LIMIT]:
+        oldest.force_close()
+    return runner.server()
 
 
 def _listen(host: str | None, port: int) -> list[socket.socket]:

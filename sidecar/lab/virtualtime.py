@@ -8,6 +8,7 @@ hangs does it: time goes on for everybody, but nothing of that process runs.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -41,6 +42,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._clock_resolution = TICK
         self.stopped: dict[str, list[_Call]] = {}
         """The processes that are stopped, and what of theirs has become due."""
+        self._stopped_until: dict[str, float] = {}
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -55,13 +57,24 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         return []
 
     def stop_process(self, process: str, seconds: float) -> None:
-        """Let nothing of `process` run for that long. What was due in the meantime runs when it goes on, in order."""
-        if process not in self.stopped:
-            self.stopped[process] = []
-            # On the loop's own account: a process that stops itself could not go on by itself.
-            self.call_later(seconds, self._continue_process, process, context=Context())
+        """Let nothing of `process` run for that long; infinity is for ever, as if it had been killed.
 
-    def _continue_process(self, process: str) -> None:
+        What was due in the meantime runs when it goes on, in order. A process that is stopped already goes on when the
+        later of the two times has come.
+        """
+        self.stopped.setdefault(process, [])
+        self._stopped_until[process] = max(self._now + seconds, self._stopped_until.get(process, 0.0))
+        if math.isfinite(seconds):
+            # On the loop's own account: a process that stops itself could not go on by itself.
+            self.call_later(seconds, self._continue_in_time, process, context=Context())
+
+    def _continue_in_time(self, process: str) -> None:
+        if self._stopped_until.get(process, math.inf) <= self._now + TICK:
+            self.continue_process(process)
+
+    def continue_process(self, process: str) -> None:
+        """Let a stopped process go on now."""
+        del self._stopped_until[process]
         for call in self.stopped.pop(process):
             super().call_soon(call, context=call.context)
 
