@@ -143,8 +143,9 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._loading is not None:
-            self._loading.cancel()
+        if (loading := self._loading) is not None:
+            loading.cancel()
+            await asyncio.wait([loading])
         api, self._api = self._api, None
         if api is not None:
             await api.close()
@@ -304,6 +305,8 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
         raise UntrustedError(f"{method} {path}: the certificate of {error.host} is not trusted: {reason}") from error
     except aiohttp.ClientSSLError as error:
         raise UntrustedError(f"{method} {path}: no secure connection: {error}") from error
+    except aiohttp.ClientPayloadError as error:
+        raise ApiError(f"{method} {path}: the answer was cut off") from error
     except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, ConfigException, RuntimeError) as error:
         # HttpProcessingError: a line of a watch that is too long. ValueError: a token that does not fit into a header.
         # ConfigException: a token file that is empty for a moment. RuntimeError: another request's failure just closed

@@ -1,0 +1,25 @@
+"""What the system tests share: candidates that are ended whatever becomes of the test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.testbed.sidecar import PROGRAM, Sidecars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def sidecars(tmp_path: Path) -> Iterator[Sidecars]:
+    """Start candidates; all are killed after the test, and none of ours may have tripped over anything."""
+    started = Sidecars(tmp_path)
+    yield started
+    started.close()
+    for sidecar in started.started:
+        if sidecar.command[0] == str(PROGRAM):
+            assert "Traceback" not in sidecar.output()
+            assert "Unclosed" not in sidecar.output()  # aiohttp, of what it had to close itself
