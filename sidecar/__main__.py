@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,11 +80,18 @@ async def _serve(chosen: settings.Settings, log: FilteringBoundLogger) -> int:
             except OSError as error:
                 where = f"{chosen.http} (--http, ELECTION_HTTP)"
                 return _told(f"cannot listen on {where}: {error.strerror or error}", FAILED)
-        await kube.connect()
-        log.info("taking part", namespace=chosen.namespace, ttl=duration.render(chosen.ttl), ports=ports)
         loop = asyncio.get_running_loop()
+        connecting = loop.create_task(kube.connect())
+
+        def leave() -> None:
+            candidate.leave()
+            connecting.cancel()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, candidate.leave)
+            loop.add_signal_handler(number, leave)
+        with suppress(asyncio.CancelledError):
+            await connecting
+        log.info("taking part", namespace=chosen.namespace, ttl=duration.render(chosen.ttl), ports=ports)
         await candidate.run()
     return OK
 

@@ -41,6 +41,10 @@ RELEASED_LEASE_SECONDS = 1
 _SENT_LIMIT = 16
 """Writes whose outcome may be unknown at one time. Between two answers a leader fails after far fewer."""
 
+_UNHEARD_LIMIT = 4
+"""Writes in a row whose answers were lost, after which a candidate that does not lead stops writing: others, who are
+answered, may lead, and do so once its lease ran out."""
+
 _CLOCK_STEP = 60
 """Seconds by which a renew time may run ahead of the wall clock before the clock counts as having been set back."""
 
@@ -283,7 +287,7 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     observed = state.observed
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
-    if observed.mine:
+    if observed.mine and (state.term is not None or len(state.sent) <= _UNHEARD_LIMIT):
         return _renew(state, observed, moment)
     if now < observed.held_until:
         return _follow(state, observed, now)

@@ -17,7 +17,8 @@ import pytest
 
 from sidecar import settings
 from tests.testbed.connection import write_kubeconfig
-from tests.testbed.sidecar import PATIENCE, PROGRAM, Sidecar, Sidecars, environment, exchange, free_port, until
+from tests.testbed.ports import free_port
+from tests.testbed.sidecar import PATIENCE, PROGRAM, Sidecar, Sidecars, environment, exchange, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.testbed import binaries, golang
 from tests.testbed.connection import APIError, Connection, KubeconfigError, connect, write_kubeconfig
+from tests.testbed.ports import free_ports
 from tests.testbed.processes import start, tail
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_KUBECONFIG = "LEADER_ELECTOR_TEST_KUBECONFIG"
 READY_SECONDS = 60.0
-# Below the range from which Linux takes the ports of outgoing connections: a port stays free while the server is down.
-PORTS = range(20000, 32000)
 
 PolicyRule = Mapping[str, Sequence[str]]
 """One RBAC rule as a Role has it: `apiGroups`, `resources`, `verbs`, perhaps `resourceNames`."""
@@ -190,6 +187,14 @@ class RealAPIServer:
         """Start the server again on the same port with the same data, and wait until it is ready. Raises StartError."""
         _unavailable()
 
+    def stop_etcd(self) -> None:
+        """Kill etcd below the running server; the data stays."""
+        _unavailable()
+
+    def start_etcd(self) -> None:
+        """Start etcd again on the same ports with the same data. The server finds it by itself, after a while."""
+        _unavailable()
+
     @property
     def apiserver_pid(self) -> int:
         """Process id of kube-apiserver."""
@@ -263,15 +268,17 @@ class LocalAPIServer(RealAPIServer):
     """etcd and kube-apiserver on free loopback ports, with their data and logs in a folder.
 
     Both end with the process that made this. `folder` is kept, but for etcd's data; without one, a temporary folder is
-    made, and removed by `close`. Raises StartError and golang.BuildError.
+    made, and removed by `close`. `arguments` are further ones of kube-apiserver. Raises StartError or
+    golang.BuildError.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, arguments: Sequence[str] = ()) -> None:
         self._programs = binaries.ensure()
         self._temporary = None if folder else Path(tempfile.mkdtemp(prefix="leader-elector-testbed-"))
         place = folder or self._temporary or Path()
-        self._port, self._etcd_port, peer_port = _free_ports(3)
-        self._etcd = self._start_etcd(place, peer_port)
+        self._arguments = arguments
+        self._port, self._etcd_port, self._peer_port = free_ports(3)
+        self._etcd = self._launch_etcd(place)
         token = secrets.token_hex(16)
         _write_credentials(place, token)
         self._apiserver = self._launch(place)
@@ -307,6 +314,15 @@ class LocalAPIServer(RealAPIServer):
         self._apiserver = self._launch(self.folder)
         self._await_ready(self.folder, self.connection.token or "")
 
+    def stop_etcd(self) -> None:
+        """Kill etcd below the running server; the data stays."""
+        self._etcd.kill()
+        self._etcd.wait()
+
+    def start_etcd(self) -> None:
+        """Start etcd again on the same ports with the same data. The server finds it by itself, after a while."""
+        self._etcd = self._launch_etcd(self.folder)
+
     @property
     def apiserver_pid(self) -> int:
         """Process id of kube-apiserver."""
@@ -328,8 +344,8 @@ class LocalAPIServer(RealAPIServer):
             process.kill()
             process.wait()
 
-    def _start_etcd(self, folder: Path, peer_port: int) -> subprocess.Popen[bytes]:
-        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{peer_port}"
+    def _launch_etcd(self, folder: Path) -> subprocess.Popen[bytes]:
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
         command = [
             str(self._programs / "etcd"),
             f"--data-dir={folder / 'etcd'}",
@@ -360,6 +376,7 @@ class LocalAPIServer(RealAPIServer):
             "--disable-admission-plugins=ServiceAccount",
             # The server keeps no Endpoints of its own, so that every request for Endpoints is a test's.
             "--endpoint-reconciler-type=none",
+            *self._arguments,
         ]
         return start(command, log=folder / "kube-apiserver.log")
 
@@ -418,17 +435,6 @@ def _write_credentials(folder: Path, token: str) -> None:
     signing.touch(mode=0o600)
     signing.write_bytes(private)
     (folder / "service-account.pub").write_bytes(public)
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise StartError(f"no {count} free ports on 127.0.0.1 between {PORTS.start} and {PORTS.stop}")
 
 
 def _state(pid: int) -> str:

@@ -10,9 +10,7 @@ import asyncio
 import inspect
 import json
 import os
-import random
 import signal
-import socket
 import sys
 import sysconfig
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.testbed import processes
+from tests.testbed.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -35,13 +34,8 @@ PATIENCE = 20.0
 ANSWER_SECONDS = 2.0
 """Seconds that a question over HTTP may take."""
 
-PORTS = range(20000, 32000)
-"""Below the range from which Linux takes the ports of outgoing connections, so that none is taken in between."""
-
 LIMIT = 2**20
 """Bytes of an answer that are read."""
-
-_given_out: set[int] = set()
 
 
 async def until(
@@ -58,18 +52,6 @@ async def until(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what} (last: {answer!r})")
         await asyncio.sleep(every)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, a different one at every call."""
-    for port in random.sample(PORTS, len(PORTS)):
-        if port in _given_out:
-            continue
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("", port))
-            _given_out.add(port)
-            return port
-    raise AssertionError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:

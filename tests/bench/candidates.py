@@ -1,0 +1,210 @@
+"""The processes that are measured: started from a command template, asked who leads, looked at in /proc."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shlex
+import string
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.figures import Memory, parse_cpu_seconds, parse_smaps_rollup
+from tests.testbed.processes import start, tail
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+
+PLACEHOLDERS = ("election", "id", "namespace", "port", "kubeconfig", "ttl")
+
+ANSWER_SECONDS = 1.0
+ANSWER_LIMIT = 64 * 1024
+START_SECONDS = 60.0
+"""Within which a candidate has to answer."""
+EXIT_SECONDS = 15.0
+"""Within which a candidate has to end after SIGTERM."""
+START_PAUSE = 0.005
+"""Seconds between two questions to a candidate that does not answer yet."""
+FAILOVER_PAUSE = 0.004
+"""Seconds between two questions to the followers, one after the other, so that the processor has time for them."""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class CandidateError(Exception):
+    """A candidate did not do what it is there for; the message says which and what, with the end of its log."""
+
+
+class TemplateError(Exception):
+    """A command template cannot be used; the message is one line."""
+
+
+class Candidate:
+    """One process that takes part in one election."""
+
+    def __init__(self, *, identity: str, port: int, command: list[str], kubeconfig: Path, log: Path) -> None:
+        self.identity = identity
+        self.port = port
+        self._command = command
+        self._log = log
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ELECTION_")}
+        self._environment = {**inherited, "KUBECONFIG": str(kubeconfig), "POD_UID": str(uuid.uuid4())}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start it; return the seconds until its first answer. Raises CandidateError."""
+        began = time.monotonic()
+        self._process = start(self._command, log=self._log, env=self._environment)
+        self.await_that(lambda: self.name() is not None, START_SECONDS, "does not answer", pause=START_PAUSE)
+        return time.monotonic() - began
+
+    def name(self) -> str | None:
+        """Return the leader that its `/` names, `""` for nobody; None when it does not answer in time."""
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        try:
+            client.request("GET", "/")
+            body = client.getresponse().read(ANSWER_LIMIT)
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            client.close()
+        try:
+            return str(json.loads(body)["name"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._error(f"answers what is no leader's name: {body[:80]!r}") from error
+
+    def leads(self) -> bool:
+        """Tell whether its own `/` names itself."""
+        return self.name() == self.identity
+
+    def await_that(
+        self, condition: Callable[[], bool], seconds: float, problem: str, *, pause: float = START_PAUSE
+    ) -> None:
+        """Wait until a condition holds. Raises CandidateError when it ends before, or the time is up."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise self._error(f"{problem} within {seconds:g} s")
+            time.sleep(pause)
+
+    def check(self) -> None:
+        """Raise CandidateError when it has ended."""
+        status = None if self._process is None else self._process.poll()
+        if status is not None:
+            raise self._error(f"ended with status {status}")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal. Raises CandidateError when it has ended."""
+        self.check()
+        self._running().send_signal(number)
+
+    def await_end(self) -> None:
+        """Wait until it has ended. Raises CandidateError when it does not."""
+        try:
+            self._running().wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"did not end within {EXIT_SECONDS:g} s") from None
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of its process so far."""
+        return cpu_seconds(self._running().pid)
+
+    def memory(self) -> Memory:
+        """Return what its process occupies."""
+        return parse_smaps_rollup(Path(f"/proc/{self._running().pid}/smaps_rollup").read_text())
+
+    def kill(self) -> None:
+        """Send SIGKILL, if it is running."""
+        if self._process is not None:
+            self._process.kill()
+
+    def bury(self) -> None:
+        """Wait for the end that `kill` brings."""
+        if self._process is not None:
+            self._process.wait()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise self._error("was not started")
+        return self._process
+
+    def _error(self, problem: str) -> CandidateError:
+        log = tail(self._log)
+        return CandidateError(f"candidate {self.identity} {problem}" + (f"; its log ends:\n{log}" if log else ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """The candidates of one election."""
+
+    name: str
+    candidates: list[Candidate]
+
+    def leader(self) -> Candidate | None:
+        """Return the candidate that every candidate names; None while they do not agree. Raises CandidateError."""
+        named = set()
+        for candidate in self.candidates:
+            candidate.check()
+            named.add(candidate.name())
+        return next((one for one in self.candidates if named == {one.identity}), None)
+
+    def await_leader(self, seconds: float) -> Candidate:
+        """Wait until all agree on a leader. Raises CandidateError."""
+        deadline = time.monotonic() + seconds
+        while (leader := self.leader()) is None:
+            if time.monotonic() > deadline:
+                answers = {candidate.identity: candidate.name() for candidate in self.candidates}
+                raise CandidateError(f"election {self.name}: no common leader within {seconds:g} s: {answers}")
+            time.sleep(0.05)
+        return leader
+
+    def fail_over(self, number: signal.Signals, seconds: float) -> float:
+        """Signal the leader; return the seconds until another's own `/` names itself. Raises CandidateError.
+
+        Each follower is asked in its turn; one that is named by any of them is asked at once. Afterwards the old leader
+        is started again, and has answered.
+        """
+        leader = self.await_leader(seconds)
+        others = {candidate.identity: candidate for candidate in self.candidates if candidate is not leader}
+        began = time.monotonic()
+        leader.send_signal(number)
+        for candidate in cycle(others.values()):
+            named = others.get(candidate.name() or "")
+            if named is not None and (named is candidate or named.leads()):
+                break
+            candidate.check()
+            if time.monotonic() - began > seconds:
+                raise CandidateError(f"election {self.name}: nobody leads {seconds:g} s after {number.name}")
+            time.sleep(FAILOVER_PAUSE)
+        elapsed = time.monotonic() - began
+        leader.await_end()
+        leader.start()
+        return elapsed
+
+
+def command_from(template: str, values: dict[str, str]) -> list[str]:
+    """Fill the placeholders of a template; quotes are a shell's, but no shell runs it. Raises TemplateError."""
+    try:
+        words = shlex.split(template)
+        for name in (name for word in words for _, name, _, _ in string.Formatter().parse(word) if name is not None):
+            if name not in PLACEHOLDERS:
+                known = " ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
+                raise TemplateError(f"{template!r}: unknown placeholder {{{name}}}; there are {known}")
+        filled = [word.format(**values) for word in words]
+    except ValueError as error:
+        raise TemplateError(f"{template!r}: {error}") from error
+    if not filled:
+        raise TemplateError("the command is empty")
+    return filled
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process so far."""
+    return parse_cpu_seconds(Path(f"/proc/{pid}/stat").read_text(), ticks=TICKS)
