@@ -1,0 +1,801 @@
+"""The client: whatever comes over the wire, or does not, is an answer or an `ApiError`, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+import ssl
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from kubernetes_asyncio.client import Configuration
+from kubernetes_asyncio.config import ConfigException
+
+from sidecar import kubeconfig
+from sidecar.kube import (
+    ANSWER_LIMIT,
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    KubeClient,
+    NotFoundError,
+    UnauthorizedError,
+    WatchEvent,
+)
+from sidecar.kubeconfig import ConfigError
+from tests.unit.wire import HANG, Wire, answered, event, http, streamed, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+@pytest.fixture(autouse=True)
+def no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust nobody by default: loading the machine's authorities takes longer than any of these tests."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    monkeypatch.setenv("SSL_CERT_DIR", "/dev/null")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A server's side of TLS, and the authority that signed its certificate."""
+
+    server: ssl.SSLContext
+    authority: Path
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """Make a certificate for 127.0.0.1 that signs itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    authority = folder / "ca.pem"
+    authority.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = folder / "key.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, private)
+    return Tls(context, authority)
+
+
+PATH = "/api/v1/namespaces/default/endpoints/example"
+OBJECT = {"metadata": {"name": "example", "resourceVersion": "7"}}
+
+
+def to(url: str) -> Callable[[], Awaitable[Configuration]]:
+    """Return what loads a configuration for `url` and nothing else."""
+
+    async def load() -> Configuration:
+        configuration = Configuration()
+        configuration.host = url
+        return configuration
+
+    return load
+
+
+def client(url: str, *, timeout: float = 5.0) -> KubeClient:
+    """Return a client of the server at `url`."""
+    return KubeClient(to(url), timeout=timeout, user_agent="test/1")
+
+
+async def failure(kube: KubeClient) -> ApiError:
+    """Return what a read failed with."""
+    try:
+        with pytest.raises(ApiError) as caught:
+            await kube.get(PATH)
+    finally:
+        await kube.close()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    return caught.value
+
+
+# -- Requests ----------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_are_what_the_api_server_expects() -> None:
+    """Method, path, headers and body of each request, over one connection that is kept."""
+    async with wire(answered(OBJECT)) as server:
+        kube = client(server.url)
+        assert await kube.get(PATH) == OBJECT
+        assert await kube.create(PATH.rsplit("/", 1)[0], OBJECT) == OBJECT
+        assert await kube.update(PATH, {"metadata": {"name": "Köln", "labels": {}}, "subsets": None}) == OBJECT
+        await kube.close()
+    assert [(asked.method, asked.target) for asked in server.asked] == [
+        ("GET", PATH),
+        ("POST", PATH.rsplit("/", 1)[0]),
+        ("PUT", PATH),
+    ]
+    assert {asked.headers["user-agent"] for asked in server.asked} == {"test/1"}
+    assert {asked.headers["accept"] for asked in server.asked} == {"application/json"}
+    assert server.asked[1].headers["content-type"] == "application/json"
+    assert json.loads(server.asked[1].body) == OBJECT
+    assert json.loads(server.asked[2].body) == {"metadata": {"name": "Köln", "labels": {}}, "subsets": None}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "refused"),
+    [
+        (400, ApiError, True),
+        (401, UnauthorizedError, True),
+        (403, ForbiddenError, True),
+        (404, NotFoundError, True),
+        (409, ConflictError, True),
+        (410, GoneError, True),
+        (422, ApiError, True),
+        (429, ApiError, True),
+        (500, ApiError, False),
+        (502, ApiError, False),
+        (503, ApiError, False),
+        (504, ApiError, False),
+        (304, ApiError, False),
+    ],
+)
+async def test_statuses_have_classes(status: int, kind: type[ApiError], *, refused: bool) -> None:
+    """Each status is the error that it means; only client errors say that nothing was done."""
+    body = {"kind": "Status", "message": "because", "code": status}
+    async with wire(answered(body, status) if status != 304 else http(304)) as server:
+        error = await failure(client(server.url))
+    assert type(error) is kind
+    assert error.status == status
+    assert error.refused is refused
+    if status != 304:
+        assert str(error) == f"GET {PATH}: {status}: because"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), ("0", 0.0), ("999999999", 999999999.0), ("", 0.0), ("-1", 0.0), ("1.5", 0.0), ("x", 0.0),
+     ("9" * 5000, 0.0), ("\u0663", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)  # fmt: skip
+async def test_retry_after(header: str, seconds: float) -> None:
+    """Seconds are read; what is none is none."""
+    async with wire(http(429, b"{}", f"Retry-After: {header}")) as server:
+        assert (await failure(client(server.url))).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>login</html>", b"[1]", b"null", b"7", b'"text"', b"{", b"\xff\xfe", b"[" * 200_000, b"1" * 10_000],
+)
+async def test_answers_that_are_no_object(content: bytes) -> None:
+    """200 with anything but a JSON object is an error that shows how it began, and an unknown outcome."""
+    async with wire(http(200, content)) as server:
+        error = await failure(client(server.url))
+    assert "not a JSON object" in str(error)
+    assert error.status is None
+    assert not error.refused
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>\nno\n</html>", b"[]", b'{"message":null}', b'{"message":{"a":["b"]}}', b"\xff" * 100_000]
+)
+async def test_errors_whose_body_is_no_status(content: bytes) -> None:
+    """An error is known by its HTTP status, whatever its body is, and is told in one short line."""
+    async with wire(http(503, content)) as server:
+        assert (await failure(client(server.url))).status == 503
+
+
+async def test_message_of_an_error_is_cut() -> None:
+    """A message that never ends does not fill the log."""
+    async with wire(answered({"message": "x" * 100_000}, 500)) as server:
+        assert len(str(await failure(client(server.url)))) < 700
+
+
+async def test_answer_that_is_too_large() -> None:
+    """An answer is read up to a limit that no object of etcd reaches."""
+    async with wire(http(200, b" " * (ANSWER_LIMIT + 1))) as server:
+        assert "larger than" in str(await failure(client(server.url)))
+
+
+BROKEN = {
+    "no-http": b"220 mail.example ESMTP\r\n",
+    "binary": bytes(range(256)) * 4,
+    "empty-connection": b"",
+    "header-without-colon": b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
+    "header-too-long": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "length-is-no-number": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}",
+    "ends-early": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+    "bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "chunk-ends-early": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{}",
+    "bad-gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\nnothing",
+    "unknown-encoding": b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 7\r\n\r\nnothing",
+    "switching": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "status-out-of-range": b"HTTP/1.1 99999 What\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+async def test_broken_http(content: bytes) -> None:
+    """What is no HTTP, or ends in the middle, is an `ApiError` of unknown outcome."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(content)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error = await failure(client(f"http://127.0.0.1:{port}", timeout=2.0))
+    assert not error.refused
+
+
+@pytest.mark.parametrize(
+    "location", ["/elsewhere", "http://127.0.0.1:1/", "//", "::::", "", "ftp://example.invalid/", "http://[", PATH]
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects(status: int, location: str) -> None:
+    """The API server redirects nobody: wherever a redirect points to, it ends in an `ApiError`, in time."""
+    answer = http(status, b"", f"Location: {location}", "Connection: close")
+    async with wire(answer) as server:
+        await failure(client(server.url))
+
+
+# -- Time --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [HANG, b"HTTP/1.1 200 OK\r\n" + HANG, http(200, b'{"a":', length=1000) + HANG, http(500, b"{", length=9) + HANG],
+    ids=["headers", "half-the-headers", "body", "body-of-an-error"],
+)
+@pytest.mark.parametrize("verb", ["get", "create", "update", "watch"])
+async def test_requests_end_in_time(answer: bytes, verb: str) -> None:
+    """Wherever an answer stops coming, the request ends after its time-out, as one of unknown outcome."""
+    if verb == "watch" and answer.startswith(b"HTTP/1.1 200 Reason"):
+        return  # a watch has begun with its headers; how long it is silent is the driver's to judge
+    async with wire(answer) as server:
+        kube = client(server.url, timeout=0.05)
+        with pytest.raises(ApiError, match="no answer in time") as caught:
+            await ask(kube, verb)
+        await kube.close()
+    assert caught.value.status is None
+    assert not caught.value.refused
+
+
+async def ask(kube: KubeClient, verb: str) -> Any:  # noqa: ANN401 - each verb has an answer of its own
+    """Send one request with this verb."""
+    match verb:
+        case "get":
+            return await kube.get(PATH)
+        case "create":
+            return await kube.create(PATH, OBJECT)
+        case "update":
+            return await kube.update(PATH, OBJECT)
+        case _:
+            async with kube.watch(PATH, name="example", version=7, seconds=60) as events:
+                return [each async for each in events]
+
+
+async def test_connection_that_is_not_accepted_ends_in_time() -> None:
+    """A host that swallows packets costs one time-out."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        queued = []
+        for _ in range(8):  # until the queue of connections is full, and packets are dropped
+            waiting = socket.socket()
+            waiting.settimeout(0.0)
+            waiting.connect_ex(full.getsockname())
+            queued.append(waiting)
+        try:
+            error = await failure(client(f"http://127.0.0.1:{full.getsockname()[1]}", timeout=0.2))
+        finally:
+            for waiting in queued:
+                waiting.close()
+    assert error.status is None
+
+
+async def test_connection_refused() -> None:
+    """Nobody listens: an `ApiError` that names the address."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        error = await failure(client(f"http://127.0.0.1:{port}"))
+    assert f"127.0.0.1:{port}" in str(error)
+    assert error.status is None
+
+
+@pytest.mark.parametrize("url", ["http://name.invalid:1", "nonsense", "http://", "http://[::1", "http://127.0.0.1:x"])
+async def test_address_that_leads_nowhere(url: str) -> None:
+    """A name that does not resolve, and what is no address at all, are errors like any other."""
+    await failure(client(url))
+
+
+async def test_closed_client_connects_anew() -> None:
+    """`close` is no end: the next request loads the configuration and connects."""
+    async with wire(answered(OBJECT)) as server:
+        kube = client(server.url)
+        await kube.get(PATH)
+        await kube.close()
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+
+
+# -- The watch ---------------------------------------------------------------------------------------------------------
+
+
+async def watched(server: Wire, seen: list[WatchEvent] | None = None) -> list[WatchEvent]:
+    """Return the events of a watch up to its end; `seen` has them also when it ends with an error."""
+    seen = [] if seen is None else seen
+    kube = client(server.url)
+    try:
+        async with kube.watch("/api/v1/namespaces/default/endpoints", name="example", version=7, seconds=60) as events:
+            async for each in events:
+                seen.append(each)
+            return seen
+    finally:
+        await kube.close()
+
+
+async def test_watch_asks_for_one_object() -> None:
+    """The query names the object, the version to go on from, bookmarks and how long."""
+    async with wire(streamed()) as server:
+        assert await watched(server) == []
+    assert server.asked[0].target.split("?")[1].split("&") == [
+        "watch=true",
+        "fieldSelector=metadata.name%3Dexample",
+        "resourceVersion=7",
+        "allowWatchBookmarks=true",
+        "timeoutSeconds=60",
+    ]
+
+
+async def test_watch_shows_events_as_they_come() -> None:
+    """Events are handed on one by one, also when a line comes in pieces, or several at once, or is large."""
+    large = {"metadata": {"annotations": {"large": "x" * 1_000_000}}}
+    lines = [event("ADDED", OBJECT), event("MODIFIED", large), event("BOOKMARK", OBJECT), event("DELETED", OBJECT)]
+    pieces = [lines[0][:10], lines[0][10:] + lines[1][:500], lines[1][500:], lines[2] + lines[3]]
+    async with wire(streamed(*pieces)) as server:
+        events = await watched(server)
+    assert [each.kind for each in events] == ["ADDED", "MODIFIED", "BOOKMARK", "DELETED"]
+    assert events[1].body == large
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"garbage\n",
+        b"\n",
+        b"{}\n",
+        b"[]\n",
+        b"null\n",
+        b'{"type":"ADDED"}\n',
+        b'{"type":"ADDED","object":null}\n',
+        b'{"type":7,"object":{}}\n',
+        b'{"type":"ADDED","object":{}',
+        b"\xff\xfe\n",
+        b"[" * 100_000 + b"\n",
+        b"x" * 5_000_000 + b"\n",
+    ],
+    ids=lambda line: repr(line[:24]),
+)
+async def test_watch_with_garbage(line: bytes) -> None:
+    """A line that is no event ends the watch with an `ApiError`, after the events before it."""
+    async with wire(streamed(event("ADDED", OBJECT), line)) as server:
+        seen: list[WatchEvent] = []
+        with pytest.raises(ApiError) as caught:
+            await watched(server, seen)
+    assert [each.kind for each in seen] == ["ADDED"]
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ({"code": 410, "message": "too old resource version"}, GoneError),
+        ({"code": 401, "message": "expired"}, UnauthorizedError),
+        ({"code": 500, "message": None}, ApiError),
+        ({"code": "x"}, ApiError),
+        ({"code": True}, ApiError),
+        ({}, ApiError),
+    ],
+)
+async def test_watch_with_an_error_event(status: dict[str, Any], kind: type[ApiError]) -> None:
+    """An ERROR event is what a plain request would have been answered with: 410 says that the version is too old."""
+    async with wire(streamed(event("ERROR", status))) as server:
+        with pytest.raises(ApiError) as caught:
+            await watched(server)
+    assert type(caught.value) is kind
+
+
+async def test_watch_that_is_answered_with_410() -> None:
+    """410 can come as the answer itself, too."""
+    async with wire(answered({"code": 410, "message": "too old"}, 410)) as server:
+        with pytest.raises(GoneError, match="too old"):
+            await watched(server)
+
+
+async def test_watch_that_breaks_off() -> None:
+    """A connection that is lost in the middle of a chunk is an `ApiError`."""
+    async with wire(streamed(event("ADDED", OBJECT), end=b"ff\r\n{") + b"") as server:
+        server.answers = [
+            server.answers[0].replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nConnection: close\r\n")
+        ]
+        with pytest.raises(ApiError):
+            await watched(server)
+
+
+# -- Credentials -------------------------------------------------------------------------------------------------------
+
+
+def write_kubeconfig(folder: Path, url: str, **changes: object) -> Path:
+    """Write a kubeconfig with one cluster, user and context; `changes` replace its parts."""
+    parts: dict[str, object] = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "good"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+        **changes,
+    }
+    path = folder / "config"
+    path.write_text(json.dumps({key: value for key, value in parts.items() if value is not None}))
+    return path
+
+
+def chosen(path: Path | str) -> Callable[[], Awaitable[Configuration]]:
+    """Return what loads the kubeconfig at `path`."""
+    return kubeconfig.choose(kubeconfig=str(path), use_cluster_credentials=False, environ={}, home=Path("/nowhere"))
+
+
+def user(**settings: object) -> list[dict[str, object]]:
+    """Return the users of a kubeconfig: one."""
+    return [{"name": "u", "user": settings}]
+
+
+@pytest.mark.parametrize("ending", ["", "\n", " \n\n"])
+async def test_token_file_that_ends_in_a_newline(tmp_path: Path, ending: str) -> None:
+    """A token file may end in a newline, as `echo` writes it; client-go forgives it too."""
+    (tmp_path / "token").write_text(f"secret{ending}")
+    async with wire(answered(OBJECT)) as server:
+        kube = KubeClient(
+            chosen(write_kubeconfig(tmp_path, server.url, users=user(tokenFile="token"))), timeout=5, user_agent="t"
+        )
+        await kube.get(PATH)
+        await kube.close()
+    assert server.asked[0].headers["authorization"] == "Bearer secret"
+
+
+async def test_refused_token_is_loaded_anew(tmp_path: Path) -> None:
+    """After a 401 the credentials are read again from their file, but no more often than once a second."""
+    (tmp_path / "token").write_text("old")
+    now = 100.0
+    async with wire(answered({}, 401), answered({}, 401), answered(OBJECT)) as server:
+        load = chosen(write_kubeconfig(tmp_path, server.url, users=user(tokenFile="token")))
+        kube = KubeClient(load, timeout=5, user_agent="t", clock=lambda: now)
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        (tmp_path / "token").write_text("new")
+        now = 102.0
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+    assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer old", "Bearer old", "Bearer new"]
+
+
+async def test_unusable_credentials_on_reload_are_an_api_error(tmp_path: Path) -> None:
+    """What can no longer be loaded while the program runs is a request that failed, not the end."""
+    async with wire(answered({}, 401)) as server:
+        path = write_kubeconfig(tmp_path, server.url)
+        now = 0.0
+        kube = KubeClient(chosen(path), timeout=5, user_agent="t", clock=lambda: now)
+        now = 10.0
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        now = 20.0
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        path.unlink()
+        with pytest.raises(ApiError, match="no such file"):
+            await kube.get(PATH)
+        await kube.close()
+
+
+@pytest.mark.parametrize("error", [ConfigException("Token file exists but empty."), OSError("gone"), ValueError("x")])
+async def test_token_that_cannot_be_read_again_is_an_api_error(error: Exception) -> None:
+    """The library reads a pod's token again every minute, in the middle of a request: that may fail."""
+
+    async def load() -> Configuration:
+        configuration = Configuration()
+        configuration.host = "http://127.0.0.1:1"
+        configuration.api_key["BearerToken"] = "Bearer x"
+
+        def refresh(_: Configuration) -> None:
+            raise error
+
+        configuration.refresh_api_key_hook = refresh
+        return configuration
+
+    assert str(error) in str(await failure(KubeClient(load, timeout=5, user_agent="t")))
+
+
+async def test_request_whose_session_another_one_closed() -> None:
+    """One request's 401 closes the session under another: that is an `ApiError`, and the next request works."""
+    waiting, going_on = asyncio.Event(), asyncio.Event()
+    refreshed = 0
+
+    async def load() -> Configuration:
+        configuration = Configuration()
+        configuration.host = server.url
+        configuration.api_key["BearerToken"] = "Bearer x"
+
+        async def refresh(_: Configuration) -> None:
+            nonlocal refreshed
+            refreshed += 1
+            if refreshed == 1:
+                waiting.set()
+                await going_on.wait()
+
+        configuration.refresh_api_key_hook = refresh
+        return configuration
+
+    now = 0.0
+    async with wire(answered({}, 401), answered(OBJECT)) as server:
+        kube = KubeClient(load, timeout=5, user_agent="t", clock=lambda: now)
+        slow = asyncio.create_task(kube.get(PATH))
+        await waiting.wait()
+        now = 10.0
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        going_on.set()
+        with pytest.raises(ApiError):
+            await slow
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_certificate_that_is_not_trusted(tls: Tls) -> None:
+    """One clear sentence says whose certificate is not trusted, and why."""
+    async with wire(answered(OBJECT), tls=tls.server) as server:
+        error = await failure(KubeClient(to(server.url), timeout=5, user_agent="t"))
+    assert "the certificate of 127.0.0.1 is not trusted" in str(error)
+    assert error.status is None
+
+
+async def test_certificate_authority_of_the_kubeconfig(tmp_path: Path, tls: Tls) -> None:
+    """The kubeconfig's authority is what is trusted."""
+    async with wire(answered(OBJECT), tls=tls.server) as server:
+        cluster = {"server": server.url, "certificate-authority": str(tls.authority)}
+        path = write_kubeconfig(tmp_path, server.url, clusters=[{"name": "c", "cluster": cluster}])
+        kube = KubeClient(chosen(path), timeout=5, user_agent="t")
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+
+
+async def test_plain_text_where_tls_is_expected() -> None:
+    """HTTPS to a port that speaks HTTP, and the other way round."""
+    async with wire(http(400, b"")) as server:
+        await failure(client(server.url.replace("http:", "https:"), timeout=0.5))
+
+
+# -- Kubeconfig --------------------------------------------------------------------------------------------------------
+
+
+async def config_error(load: Callable[[], Awaitable[Configuration]]) -> str:
+    """Return the one line that says why nothing can be loaded, or used."""
+    kube = KubeClient(load, timeout=5, user_agent="t")
+    with pytest.raises(ConfigError) as caught:
+        await kube.connect()
+    await kube.close()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+CLUSTER = {"server": "https://127.0.0.1:1"}
+BAD_KUBECONFIGS = {
+    "no-current-context": ({"current-context": None}, "current-context"),
+    "unknown-context": ({"current-context": "other"}, "other"),
+    "no-contexts": ({"contexts": None}, "config"),
+    "contexts-is-text": ({"contexts": "x"}, "config"),
+    "missing-cluster": ({"clusters": []}, "c"),
+    "cluster-is-null": ({"clusters": [{"name": "c", "cluster": None}]}, "cluster"),
+    "context-without-cluster": ({"contexts": [{"name": "x", "context": {"user": "u"}}]}, "cluster"),
+    "entry-without-name": ({"contexts": [{"context": {}}]}, "name"),
+    "bad-base64": (
+        {"clusters": [{"name": "c", "cluster": {**CLUSTER, "certificate-authority-data": "%%%"}}]},
+        "certificate",
+    ),
+    "authority-is-no-certificate": (
+        {"clusters": [{"name": "c", "cluster": {**CLUSTER, "certificate-authority-data": "bm9uZQ=="}}]},
+        "certificate",
+    ),
+    "missing-authority": (
+        {"clusters": [{"name": "c", "cluster": {**CLUSTER, "certificate-authority": "nowhere.pem"}}]},
+        "nowhere.pem",
+    ),
+    "missing-client-certificate": (
+        {
+            "clusters": [{"name": "c", "cluster": CLUSTER}],
+            "users": user(**{"client-certificate": "nowhere.crt", "client-key": "nowhere.key"}),
+        },
+        "nowhere.crt",
+    ),
+    "missing-token-file": ({"users": user(tokenFile="nowhere.token")}, "nowhere.token"),
+    "exec-without-command": ({"users": user(exec={"apiVersion": "v1"})}, "command"),
+    "exec-missing": (
+        {"users": user(exec={"apiVersion": "client.authentication.k8s.io/v1", "command": "/nowhere/plugin"})},
+        "/nowhere/plugin",
+    ),
+    "exec-fails": (
+        {
+            "users": user(
+                exec={
+                    "apiVersion": "client.authentication.k8s.io/v1",
+                    "command": sys.executable,
+                    "args": ["-c", "import sys; sys.exit('log in\\nfirst')"],
+                }
+            )
+        },
+        "log in first",
+    ),
+    "exec-says-nothing": (
+        {
+            "users": user(
+                exec={"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", ""]}
+            )
+        },
+        "config",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "named"), BAD_KUBECONFIGS.values(), ids=BAD_KUBECONFIGS.keys())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_bad_kubeconfig(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    """Whatever is wrong with a kubeconfig is told in one line that names the file, and what is wrong in it."""
+    path = write_kubeconfig(tmp_path, "http://127.0.0.1:1", **changes)
+    message = await config_error(chosen(path))
+    assert named in message
+    assert str(path) in message or "certificate" in message
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\0", "just text", "[]", "7", "a: b: c", "{", "\t- x", "clusters: 7", "&a [*a]", "\ud800"]
+)
+async def test_kubeconfig_that_is_no_kubeconfig(tmp_path: Path, content: str) -> None:
+    """A file that is empty, no YAML, or YAML of another kind is told in one line that names it."""
+    path = tmp_path / "config"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert str(path) in await config_error(chosen(path))
+
+
+async def test_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
+    """No such file, a folder, a list of files of which none is there: one line that says so."""
+    for path in (str(tmp_path / "none"), str(tmp_path), f"{tmp_path}/a:{tmp_path}/b", ":"):
+        assert "no such file" in await config_error(chosen(path))
+
+
+async def test_kubeconfigs_are_merged(tmp_path: Path) -> None:
+    """A list of files is merged as kubectl does it; files that are not there are passed over."""
+    async with wire(answered(OBJECT)) as server:
+        first, second = tmp_path / "1", tmp_path / "2"
+        first.mkdir()
+        second.mkdir()
+        one = write_kubeconfig(first, server.url, users=None, **{"current-context": None})
+        two = write_kubeconfig(second, "http://127.0.0.1:1", clusters=None, contexts=None)
+        kube = KubeClient(chosen(f"{tmp_path}/none:{one}:{two}"), timeout=5, user_agent="t")
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+    assert server.asked[0].headers["authorization"] == "Bearer good"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_exec_plugin_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in that waits for somebody to type a password is given up, and does not stay behind."""
+    monkeypatch.setattr(kubeconfig, "LOAD_TIMEOUT", 1.0)
+    mark = tmp_path / "pid"
+    script = f"import os, time; os.symlink(str(os.getpid()), {str(mark)!r}); time.sleep(60)"
+    settings = {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", script]}
+    message = await config_error(chosen(write_kubeconfig(tmp_path, "http://127.0.0.1:1", users=user(exec=settings))))
+    assert "took longer" in message
+    if mark.is_symlink():
+        await gone(int(mark.readlink().name))
+    # What it leaves to the garbage collector is the library's to close, which says so.
+    gc.collect()
+
+
+async def test_exec_plugin_that_takes_longer_than_a_request(tmp_path: Path) -> None:
+    """One plug-in at a time is run, to its end, however many requests time out meanwhile; then they are answered."""
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "slow"},
+    }
+    script = (
+        f"import os, time; open({str(starts)!r} + '/' + str(os.getpid()), 'w'); time.sleep(0.6); "
+        f"print({json.dumps(credential)!r})"
+    )
+    settings = {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", script]}
+    async with wire(answered(OBJECT)) as server:
+        path = write_kubeconfig(tmp_path, server.url, users=user(exec=settings))
+        kube = KubeClient(chosen(path), timeout=0.1, user_agent="t")
+        refused = 0
+        while refused < 200:
+            try:
+                assert await kube.get(PATH) == OBJECT
+                break
+            except ApiError:
+                refused += 1
+        await kube.close()
+    assert 1 <= refused < 200
+    assert len(list(starts.iterdir())) == 1
+    assert server.asked[-1].headers["authorization"] == "Bearer slow"
+
+
+async def gone(pid: int) -> None:
+    """Wait until there is no such process, or only what is left of one that has ended."""
+    deadline = time.monotonic() + 20
+    while is_running(pid):
+        assert time.monotonic() < deadline, "the plug-in stayed behind"
+        await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process, and it has not ended (proc(5))."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_no_api_server_to_talk_to(tmp_path: Path) -> None:
+    """Outside of a pod and without a kubeconfig, the error says what was looked for and what to set."""
+    with pytest.raises(ConfigError, match="set KUBECONFIG or --kubeconfig"):
+        kubeconfig.choose(kubeconfig=None, use_cluster_credentials=False, environ={}, home=tmp_path)
+
+
+async def test_pod_without_a_service_account(tmp_path: Path) -> None:
+    """In a pod that mounts no token, the error says that it is the service account that cannot be used."""
+    load = kubeconfig.choose(
+        kubeconfig=None, use_cluster_credentials=False, environ={"KUBERNETES_SERVICE_HOST": "x"}, home=tmp_path
+    )
+    assert "service account" in await config_error(load)
+    load = kubeconfig.choose(kubeconfig="x", use_cluster_credentials=True, environ={}, home=tmp_path)
+    assert "service account" in await config_error(load)
+
+
+async def test_kubeconfig_of_the_home_folder(tmp_path: Path) -> None:
+    """`~/.kube/config` is what is used when nothing is said, in a pod as well."""
+    (tmp_path / ".kube").mkdir()
+    async with wire(answered(OBJECT)) as server:
+        write_kubeconfig(tmp_path / ".kube", server.url)
+        load = kubeconfig.choose(
+            kubeconfig=None, use_cluster_credentials=False, environ={"KUBERNETES_SERVICE_HOST": "x"}, home=tmp_path
+        )
+        kube = KubeClient(load, timeout=5, user_agent="t")
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
