@@ -23,7 +23,7 @@ test: lint ## everything: lint, and all tests, those on a real API server includ
 	@$(BIN)/pytest --junit-xml=build/tests.xml $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that need no server, in under a minute
-	@$(BIN)/pytest -m "not real" $(ARGS)
+	@$(BIN)/pytest -n 4 --dist worksteal -m "not real and not election" $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
 	@$(BIN)/ruff check --quiet

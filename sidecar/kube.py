@@ -146,6 +146,9 @@ class KubeClient:
         if (loading := self._loading) is not None:
             loading.cancel()
             await asyncio.wait([loading])
+        await self._drop()
+
+    async def _drop(self) -> None:
         api, self._api = self._api, None
         if api is not None:
             await api.close()
@@ -202,7 +205,7 @@ class KubeClient:
                     yield
         except (UnauthorizedError, UntrustedError):
             if self._clock() - self._loaded_at >= RELOAD_INTERVAL:
-                await self.close()
+                await self._drop()
             raise
 
     async def _send(

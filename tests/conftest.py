@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.testbed.embedded import APIServer
 
 REAL_FIXTURES = {"real_api_server", "clientgo_peer"}
+EMBEDDED_FIXTURES = {"api_server", "embedded"}
 PROBLEMS = pytest.StashKey[dict[str, str]]()
 """Why a program could not be had, by the fixture that needs it."""
 
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "real: needs a real API server or a program built with Go; set by what a test asks for"
     )
+    config.addinivalue_line(
+        "markers", "election: processes that elect a leader, on an embedded API server; set by what a test asks for"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and _is_real(item):
             item.add_marker(pytest.mark.real)
+        elif "system" in item.path.parts and not EMBEDDED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.election)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,15 +1,18 @@
-"""What the system tests share: candidates that are ended whatever becomes of the test."""
+"""What the system tests share: candidates that are ended whatever happens, and an API server that does as it is told."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
+from sidecar.lab.apiserver import EmbeddedAPIServer
+from tests.testbed.embedded import EmbeddedForTests
 from tests.testbed.sidecar import PROGRAM, Sidecars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -23,3 +26,10 @@ def sidecars(tmp_path: Path) -> Iterator[Sidecars]:
         if sidecar.command[0] == str(PROGRAM):
             assert "Traceback" not in sidecar.output()
             assert "Unclosed" not in sidecar.output()  # aiohttp, of what it had to close itself
+
+
+@pytest_asyncio.fixture
+async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
+    """Serve an embedded API server, whose faults can be aimed at one request or one answer."""
+    async with EmbeddedAPIServer() as server:
+        yield EmbeddedForTests(server, tmp_path)

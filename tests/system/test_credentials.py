@@ -7,18 +7,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest_asyncio
-
-from sidecar.lab.apiserver import EmbeddedAPIServer
 from tests.testbed.contest import RULES, LockObject, contest
-from tests.testbed.embedded import EmbeddedForTests
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.testbed.apiserver import RealAPIServer
+    from tests.testbed.embedded import EmbeddedForTests
     from tests.testbed.sidecar import Sidecars
 
 LOAD_INTERVAL = 1.0
@@ -28,13 +24,6 @@ SLACK = 1.0
 """Seconds that a busy machine may add."""
 
 NOT_ACCEPTED = "the credentials are not accepted"
-
-
-@pytest_asyncio.fixture
-async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
-    """Serve an embedded API server, which forgets a token at once."""
-    async with EmbeddedAPIServer() as server:
-        yield EmbeddedForTests(server, tmp_path)
 
 
 async def test_a_token_that_is_refused_until_another_is_there(

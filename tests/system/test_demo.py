@@ -11,6 +11,8 @@ import pytest
 
 from sidecar.lab import demo, terminal
 
+pytestmark = pytest.mark.election
+
 ELECTIONCTL = Path(sys.executable).with_name("electionctl")
 
 

@@ -22,25 +22,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sidecar.lab.apiserver import EmbeddedAPIServer
 from sidecar.lab.resources import ENDPOINTS
 from tests.testbed.apiserver import STOCK_RULES, RealAPIServer
 from tests.testbed.connection import APIError
 from tests.testbed.contest import Contest, LockObject, contest
-from tests.testbed.embedded import EmbeddedForTests
 from tests.testbed.proxy import Proxy
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tests.testbed.embedded import EmbeddedForTests
     from tests.testbed.sidecar import Sidecar, Sidecars
 
 SLACK = 1.5
@@ -52,13 +50,6 @@ LATE = 1.0
 LOG_LINES = 14
 """That one fault and its end may cost a candidate: each of three verbs fails, in two ways or three, and works again; a
 term ends, and begins or is seen to begin."""
-
-
-@pytest_asyncio.fixture
-async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
-    """Serve an embedded API server, which answers as it is told."""
-    async with EmbeddedAPIServer() as server:
-        yield EmbeddedForTests(server, tmp_path)
 
 
 class Outage:

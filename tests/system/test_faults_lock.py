@@ -13,33 +13,24 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
-from sidecar.lab.apiserver import DropConnection, EmbeddedAPIServer
+from sidecar.lab.apiserver import DropConnection
 from sidecar.lab.resources import ENDPOINTS
 from sidecar.record import RECORD_ANNOTATION
 from tests.testbed.contest import ELECTION, LockObject, contest
-from tests.testbed.embedded import EmbeddedForTests
 from tests.testbed.proxy import Proxy
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import Callable
 
     from aiohttp import web
 
     from tests.testbed.apiserver import RealAPIServer
+    from tests.testbed.embedded import EmbeddedForTests
     from tests.testbed.sidecar import Sidecars
 
 Record = dict[str, Any]
-
-
-@pytest_asyncio.fixture
-async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
-    """Serve an embedded API server, whose faults can be aimed at one answer."""
-    async with EmbeddedAPIServer() as server:
-        yield EmbeddedForTests(server, tmp_path)
 
 
 class Losing:

@@ -12,8 +12,10 @@ from sidecar.election import (
     Fetched,
     Read,
     Wait,
+    WatchStarted,
     Write,
     Written,
+    next_action,
 )
 from sidecar.record import Claim, Snapshot
 from tests.unit.player import DEADLINE, LEASE, RETRY, Player, follower, held, leader, lock, record, released, result
@@ -544,3 +546,59 @@ def test_two_pods_with_one_name_that_write_the_same_text() -> None:
     assert not two.leads
     assert two.names == ""
     assert isinstance(two.does(Wait), Wait)
+
+
+def test_same_text_beside_another_claim_is_another_record() -> None:
+    """A lock object that was made again by my namesake in the same second has my very text, and is not mine."""
+    player = leader()
+    mine = player.state.observed
+    assert mine is not None
+    stranger = Claim(holder="a", node="node-z", pod_uid="uid-z").encode()
+    player.sees(lock(9, mine.text, stranger), at=0.5)
+    assert not player.leads
+    assert player.names == ""
+    player.does(Wait, at=LEASE)
+
+
+# -- Writes that nobody answers ----------------------------------------------------------------------------------------
+
+
+def test_stops_writing_when_the_answers_are_lost() -> None:
+    """A candidate whose writes are applied and never answered stops, so that its lease can run out for the others."""
+    player = Player()
+    player.reads(None)
+    version = 0
+    for _ in range(20):
+        player.state, action = next_action(player.state, player.moment())
+        if isinstance(action, Write):
+            version += 1
+            applied, last_write = result(action, version), player.now
+            player.happens(Failed(), at=player.now + 0.5)
+        elif isinstance(action, Read):
+            player.happens(Fetched(applied, player.now))
+        elif isinstance(action, Wait):
+            if action.until > last_write + LEASE:
+                break
+            player.now = action.until
+    assert not player.leads
+    assert 1 < version <= 6
+    assert player.now < last_write + LEASE
+
+
+def test_writes_again_after_waiting_when_nobody_else_took_over() -> None:
+    """Whoever stopped writing bids again once the lease ran out, and leads when it is answered."""
+    player = Player()
+    player.reads(None)
+    player.happens(WatchStarted())
+    for version in range(1, 7):
+        applied = result(player.does(Write, player.now), version)
+        player.happens(Failed())
+        player.now = player.state.not_before
+        player.reads(applied)
+        if isinstance(next_action(player.state, player.moment())[1], Wait):
+            break
+    for _ in player.waits():
+        assert not player.leads
+    player.reads(applied)
+    player.writes(9)
+    assert player.leads

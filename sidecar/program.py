@@ -1,0 +1,111 @@
+"""The sidecar put together: a client, a lock object, a candidate, and what answers for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar import duration, kubeconfig, web
+from sidecar.candidate import Candidate, SystemClock
+from sidecar.election import Candidacy
+from sidecar.kube import KubeClient
+from sidecar.kubeconfig import ConfigError
+from sidecar.locks import EndpointsLock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from structlog.typing import FilteringBoundLogger
+
+    from sidecar.settings import Address, Settings
+
+FAILED, MISUSED = 1, 2
+
+
+class StartError(Exception):
+    """The sidecar cannot start; the text is one line that says why. `exit_code` is the code to exit with."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
+    """Take part in the election, and answer who leads, until SIGTERM or SIGINT. Raises `StartError`."""
+    for warning in chosen.warnings:
+        log.warning(warning)
+    try:
+        load = kubeconfig.choose(
+            kubeconfig=chosen.kubeconfig,
+            use_cluster_credentials=chosen.use_cluster_credentials,
+            environ=os.environ,
+            home=Path.home(),
+        )
+    except ConfigError as error:
+        raise StartError(str(error), MISUSED) from error
+    kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}")
+    candidate = Candidate(
+        _candidacy(chosen),
+        EndpointsLock(kube, namespace=chosen.namespace, election=chosen.election),
+        clock=SystemClock(),
+        random=random.Random(),  # noqa: S311 - spreads requests, protects nothing
+        request_timeout=chosen.request_timeout,
+        log=log,
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kube.close)
+        # Before the first contact with the API server: whoever asks early is told that nobody leads.
+        ports = await stack.enter_async_context(_answering(chosen, chosen.http, candidate)) if chosen.http else []
+        await _connect(kube, candidate)
+        log.info("taking part", namespace=chosen.namespace, ttl=duration.render(chosen.ttl), ports=ports)
+        await candidate.run()
+
+
+@asynccontextmanager
+async def _answering(chosen: Settings, address: Address, candidate: Candidate) -> AsyncIterator[list[int]]:
+    app = web.application(web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate))
+    async with AsyncExitStack() as stack:
+        try:
+            ports = await stack.enter_async_context(web.serving(app, address.host, address.port))
+        except OSError as error:
+            reason = error.strerror or error
+            raise StartError(f"cannot listen on {address} (--http, ELECTION_HTTP): {reason}", FAILED) from error
+        yield ports
+
+
+async def _connect(kube: KubeClient, candidate: Candidate) -> None:
+    """Load the client configuration, unless the process is told to end meanwhile; from here on signals are heard."""
+    loop = asyncio.get_running_loop()
+    connecting = loop.create_task(kube.connect())
+
+    def leave() -> None:
+        candidate.leave()
+        connecting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave)
+    try:
+        with suppress(asyncio.CancelledError):
+            await connecting
+    except ConfigError as error:
+        raise StartError(str(error), MISUSED) from error
+
+
+def _candidacy(chosen: Settings) -> Candidacy:
+    return Candidacy(
+        identity=chosen.identity,
+        # Without a UID from the pod every process is somebody of its own: a restarted one cannot know that the record
+        # in its name is not another pod's, and waits the lease out.
+        pod_uid=chosen.pod_uid or f"process-{secrets.token_hex(8)}",
+        node=chosen.node_name,
+        lease_seconds=chosen.lease_seconds,
+        renew_deadline=chosen.renew_deadline,
+        retry_period=chosen.retry_period,
+    )
