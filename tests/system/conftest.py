@@ -1,4 +1,4 @@
-"""What the system tests share: candidates that are ended whatever happens, and an API server that does as it is told."""
+"""What the system tests share: candidates that are ended whatever happens, and a server that does what it is told."""
 
 from __future__ import annotations
 
