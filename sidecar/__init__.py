@@ -15,7 +15,7 @@ What is not promised
 --------------------
 * An answer is true when it is computed. It may be old when it is read: a process can be stopped between the two. What
   must not be done twice has to be fenced: every term has a fencing token (`/status`), a number that grows with each
-  term, and the store that is written to refuses a smaller one.
+  term (unless etcd is restored from a backup), and the store that is written to refuses a smaller one.
 * A term's end is noticed by its leader no later than the renew deadline; work that it began before may still be under
   way.
 * There may be no leader for up to a lease (and a little more) after a leader died.

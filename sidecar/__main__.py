@@ -22,7 +22,8 @@ OK, FAILED = 0, 1
 def main() -> NoReturn:
     """Run the sidecar until it is told to end; exit 0, 1 when it failed, 2 when it was called wrongly."""
     # The first process of a container is not ended by a signal that it does not handle.
-    signal.signal(signal.SIGTERM, _nothing_held_yet)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _nothing_held_yet)
     try:
         chosen = settings.load(sys.argv[1:], os.environ, socket.gethostname())
     except settings.HelpRequested:
@@ -33,8 +34,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     logs.configure(chosen.log_format, chosen.log_level, sys.stderr)
     log = structlog.get_logger().bind(election=chosen.election, identity=chosen.identity)
-    # Half a second of libraries: what is wrong with a flag is told before.
-    from sidecar import program  # noqa: PLC0415
+    from sidecar import program  # noqa: PLC0415 - half a second of libraries; a wrong flag is told before
 
     try:
         asyncio.run(program.run(chosen, log))

@@ -65,8 +65,11 @@ WATCH_FORBIDDEN_PAUSE = 600.0
 RELEASE_LIMIT = 5.0
 """Seconds that the release may take at most: well within the grace that a pod, or a container, is given to end."""
 
-STALLED = 4
-"""Retry periods without a round of the loop after which it counts as stalled. Each wait and each request is shorter."""
+LONGEST_WAIT = 5.0
+"""Seconds after which the loop goes round although nothing happened, so that one that is stuck can be told from it."""
+
+STALLED = 30.0
+"""Seconds without a round of the loop after which it counts as stalled. Each wait and each request is shorter."""
 
 
 class Clock(Protocol):
@@ -157,8 +160,7 @@ class Candidate:
 
     def is_alive(self) -> bool:
         """Tell whether the loop goes round, whoever leads and whatever the API server does."""
-        period = max(self._state.candidacy.retry_period, self._request_timeout)
-        return self._clock.now() - self._round_began < STALLED * period
+        return self._clock.now() - self._round_began < STALLED
 
     def status(self) -> Status:
         """Return what there is to tell."""
@@ -227,9 +229,8 @@ class Candidate:
                     return
 
     async def _wait(self, seconds: float) -> None:
-        # Never longer than the retry period, so that a loop that is stuck can be told from one that has nothing to do.
         try:
-            async with asyncio.timeout(min(seconds, self._state.candidacy.retry_period)):
+            async with asyncio.timeout(min(seconds, LONGEST_WAIT)):
                 await self._woken.wait()
         except TimeoutError:
             pass
@@ -265,7 +266,7 @@ class Candidate:
                 # The lock object was deleted. On a create it would be the namespace that is missing.
                 return Conflicted()
             self._troubles.met(verb, error)
-            return Failed(refused=error.refused, retry_after=error.retry_after)
+            return Failed(write=True, refused=error.refused, retry_after=error.retry_after)
         self._troubles.ended(verb)
         self._expect(snapshot.version)
         return Written(snapshot, asked_at)
@@ -273,32 +274,39 @@ class Candidate:
     # -- The watch --
 
     async def _keep_watching(self) -> None:
-        failures = 0
+        failures = forgotten = 0
+        first, longest = WATCH_BACKOFF
         while True:
-            version = await self._version_to_watch_from()
+            version = await self._version_to_watch_from(forgotten)
             started = self._clock.now()
             pause = 0.0
             try:
                 await self._watch(version)
+                forgotten = 0
             except GoneError:
+                # An API server that has just started remembers nothing before its start: that can be the very version
+                # of a lock object that did not change since. Polling goes on until it does.
+                forgotten = version
                 self._happened(WatchStopped(gap=True))
             except ForbiddenError as error:
                 self._troubles.met("watch", error)
                 self._happened(WatchStopped())
                 pause = WATCH_FORBIDDEN_PAUSE
-            except (ApiError, TimeoutError) as error:
-                if isinstance(error, ApiError):
-                    self._troubles.met("watch", error)
+            except ApiError as error:
+                self._troubles.met("watch", error)
+                self._happened(WatchStopped())
+                pause = min(error.retry_after, longest)
+            except TimeoutError:
+                self._troubles.met("watch", ApiError("the watch has fallen silent"))
                 self._happened(WatchStopped())
             failures = failures + 1 if self._clock.now() - started < SHORT_WATCH else 0
             if failures:
-                first, longest = WATCH_BACKOFF
                 pause = max(pause, min(longest, first * 2 ** min(failures - 1, 8)) * (0.5 + self._random.random() / 2))
             await asyncio.sleep(pause)
 
-    async def _version_to_watch_from(self) -> int:
-        """Wait until the lock object was seen, and seen anew where changes may have been missed."""
-        while (observed := self._state.observed) is None or observed.version == 0 or self._state.must_read:
+    async def _version_to_watch_from(self, forgotten: int) -> int:
+        """Wait until the lock object was seen at a later version than `forgotten`, with nothing missed since."""
+        while (observed := self._state.observed) is None or observed.version <= forgotten or self._state.must_read:
             self._news.clear()
             await self._news.wait()
         return observed.version
@@ -309,17 +317,18 @@ class Candidate:
         async with asyncio.timeout(seconds + WATCH_GRACE) as limit, self._lock.watch(version, seconds) as events:
             self._watch_version = version
             self._watch_limit = limit
-            self._happened(WatchStarted())
             try:
-                await self._follow(events)
+                await self._show(events)
             finally:
                 self._watch_limit = None
         self._happened(WatchStopped())
 
-    async def _follow(self, events: AsyncIterator[LockEvent]) -> None:
+    async def _show(self, events: AsyncIterator[LockEvent]) -> None:
         async for event in events:
-            # Not before: something in between may accept a watch and then have nothing to show.
+            # Not before: something in between may accept a watch and then show nothing.
             self._troubles.ended("watch")
+            if not self._state.watching:
+                self._happened(WatchStarted())
             match event:
                 case Changed(snapshot):
                     self._watch_version = max(self._watch_version, snapshot.version)
@@ -337,7 +346,7 @@ class Candidate:
 
     def _check_watch(self, version: int, limit: asyncio.Timeout) -> None:
         if self._watch_limit is limit and self._watch_version < version:
-            self._log.info("the watch has fallen silent; watching anew")
+            self._watch_limit = None
             limit.reschedule(asyncio.get_running_loop().time())
 
     # -- What is known, and what is said about it --

@@ -45,6 +45,9 @@ _UNHEARD_LIMIT = 4
 """Writes in a row whose answers were lost, after which a candidate that does not lead stops writing: others, who are
 answered, may lead, and do so once its lease ran out."""
 
+_LONGEST_BACKOFF = 10.0
+"""Seconds, however long the retry period."""
+
 _CLOCK_STEP = 60
 """Seconds by which a renew time may run ahead of the wall clock before the clock counts as having been set back."""
 
@@ -119,6 +122,7 @@ class Conflicted:
 class Failed:
     """A request failed. A write that was `refused` was not applied; of any other nobody knows."""
 
+    write: bool = False
     refused: bool = False
     retry_after: float = 0.0
 
@@ -246,6 +250,8 @@ class State:
     watching: bool = False
     poll_at: float = math.inf
     failures: int = 0
+    unheard: int = 0
+    """Writes since the last one that was answered, of which nobody knows whether they were applied."""
     not_before: float = -math.inf
     """No request before this instant: the back-off."""
     leaving: bool = False
@@ -287,7 +293,7 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     observed = state.observed
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
-    if observed.mine and (state.term is not None or len(state.sent) <= _UNHEARD_LIMIT):
+    if observed.mine and (state.term is not None or state.unheard < _UNHEARD_LIMIT):
         return _renew(state, observed, moment)
     if now < observed.held_until:
         return _follow(state, observed, now)
@@ -396,13 +402,15 @@ def apply(state: State, event: Event, moment: Moment) -> State:
         case Written(snapshot, asked_at):
             return _written(state, snapshot, asked_at, moment)
         case Conflicted():
-            return _failed(state, moment, ceiling=state.candidacy.retry_period / 2)
-        case Failed(refused, retry_after):
-            return _failed(state, moment, state.candidacy.retry_period / 2, refused=refused, retry_after=retry_after)
+            return _failed(state, moment)
+        case Failed(write, refused, retry_after):
+            state = replace(state, unheard=state.unheard + (write and not refused))
+            return _failed(state, moment, refused=refused, retry_after=retry_after)
         case WatchStarted():
             return replace(state, watching=True)
         case WatchStopped(gap):
-            poll_at = moment.now + state.candidacy.retry_period * (0.5 + moment.luck / 2)
+            # A watch that was renewed shows something within a retry period, so that nobody has to ask.
+            poll_at = moment.now + state.candidacy.retry_period * (1 + moment.luck / 2)
             return replace(state, watching=False, poll_at=poll_at, must_read=state.must_read or gap)
         case Leaving():
             # Revoked here and now; what is read and written comes after.
@@ -441,8 +449,8 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
     if not state.sent or snapshot.text != state.sent[-1]:
         # Something between us and the API server answered with another state than the one that was written, or the
         # lock has been seen in other hands since.
-        return _failed(state, moment, state.candidacy.retry_period / 2)
-    state = replace(state, failures=0, must_read=False)
+        return _failed(state, moment)
+    state = replace(state, failures=0, unheard=0, must_read=False)
     if state.observed is None or snapshot.version > state.observed.version:
         state = _observe(state, snapshot, moment)
     observed = state.observed
@@ -459,11 +467,13 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
     return replace(state, term=term, note="leading")
 
 
-def _failed(state: State, moment: Moment, ceiling: float, *, refused: bool = False, retry_after: float = 0.0) -> State:
+def _failed(state: State, moment: Moment, *, refused: bool = False, retry_after: float = 0.0) -> State:
     """Back off, then find out what the lock is before anything else is concluded."""
+    ceiling = min(state.candidacy.retry_period / 2, _LONGEST_BACKOFF)
     delay = ceiling if refused else min(ceiling, ceiling / 16 * 2 ** min(state.failures, 8))
     delay *= 0.5 + moment.luck / 2
-    delay = max(delay, min(retry_after, state.candidacy.retry_period))
+    # Spread as well, or everybody who was told the same comes back at the same instant.
+    delay = max(delay, min(retry_after, state.candidacy.retry_period) * (1 + moment.luck / 4))
     return replace(state, failures=state.failures + 1, not_before=moment.now + delay, must_read=True)
 
 
@@ -496,7 +506,7 @@ def _observe(
         # Somebody else's. What I wrote before is no longer in force, also if it should come back from a backup; and a
         # write of mine that is still under way is based on an older version.
         state = replace(state, sent=())
-    note = _note(observed, state.candidacy)
+    note = _note(before, observed, state.candidacy)
     return _revoke(state, note) if state.term is not None else replace(state, note=note)
 
 
@@ -536,9 +546,9 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
     return held_until, held_until + jitter
 
 
-def _note(observed: Observed, me: Candidacy) -> str:
+def _note(before: Observed | None, observed: Observed, me: Candidacy) -> str:
     if observed.snapshot is None:
-        return "there is no lock object"
+        return "there is no lock object" if before is None else "the lock object was deleted"
     record = observed.snapshot.record
     if record is None:
         return "the lock object has no record"

@@ -218,7 +218,7 @@ class KubeClient:
     ) -> aiohttp.ClientResponse:
         await self.connect()
         if self._api is None:
-            raise ApiError(f"{method} {path}: the client is closed")
+            raise ApiError(f"{method} {path}: the client configuration is being loaded anew")
         response: aiohttp.ClientResponse = await self._api.call_api(
             path,
             method,

@@ -39,12 +39,12 @@ def choose(
     if kubeconfig:
         return partial(_from_kubeconfig, kubeconfig)
     default = home / DEFAULT_KUBECONFIG
-    if default.exists():
+    if _is_file(str(default)):
         return partial(_from_kubeconfig, str(default))
     if environ.get("KUBERNETES_SERVICE_HOST"):
         return _in_cluster
     raise ConfigError(
-        f"no API server to talk to: not in a pod, KUBECONFIG is not set and {default} does not exist; "
+        f"no API server to talk to: not in a pod, KUBECONFIG is not set and there is no {default}; "
         "set KUBECONFIG or --kubeconfig"
     )
 
@@ -68,7 +68,9 @@ async def _in_cluster() -> Configuration:
 async def _from_kubeconfig(paths: str) -> Configuration:
     """Load one kubeconfig, or several, merged as kubectl merges a list of paths."""
     if not _any_exists(paths):
-        raise ConfigError(f"kubeconfig {paths}: no such file; set KUBECONFIG or --kubeconfig to one that exists")
+        raise ConfigError(
+            f"kubeconfig {paths}: no such file, or not readable; set KUBECONFIG or --kubeconfig to one that is"
+        )
     configuration = Configuration()
     others = _children()
     try:
@@ -89,8 +91,11 @@ async def _from_kubeconfig(paths: str) -> Configuration:
 
 def _children() -> set[int]:
     """Return the processes that this one has started and not yet waited for (proc(5)); none where that is not told."""
-    told = Path("/proc/self/task").glob("*/children")
-    return {int(child) for children in told for child in children.read_text().split()}
+    children: set[int] = set()
+    for told in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            children.update(int(child) for child in told.read_text().split())
+    return children
 
 
 def _strip_token(configuration: Configuration) -> None:
@@ -101,7 +106,15 @@ def _strip_token(configuration: Configuration) -> None:
 
 
 def _any_exists(paths: str) -> bool:
-    return any(path and Path(path).expanduser().is_file() for path in paths.split(os.pathsep))
+    return any(path and _is_file(path) for path in paths.split(os.pathsep))
+
+
+def _is_file(path: str) -> bool:
+    """Tell whether there is a file that may be looked at; a home that is not known, or not ours, has none."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _sentence(error: Exception) -> str:

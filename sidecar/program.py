@@ -46,7 +46,7 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
             kubeconfig=chosen.kubeconfig,
             use_cluster_credentials=chosen.use_cluster_credentials,
             environ=os.environ,
-            home=Path.home(),
+            home=Path("~"),
         )
     except ConfigError as error:
         raise StartError(str(error), MISUSED) from error
@@ -64,13 +64,14 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
         # Before the first contact with the API server: whoever asks early is told that nobody leads.
         ports = await stack.enter_async_context(_answering(chosen, chosen.http, candidate)) if chosen.http else []
         await _connect(kube, candidate)
-        log.info("taking part", namespace=chosen.namespace, ttl=duration.render(chosen.ttl), ports=ports)
+        told = {"namespace": chosen.namespace, "ttl": duration.render(chosen.ttl), "ports": ports}
+        log.info("taking part", pod_uid=chosen.pod_uid or "unknown", **told)
         await candidate.run()
 
 
 @asynccontextmanager
 async def _answering(chosen: Settings, address: Address, candidate: Candidate) -> AsyncIterator[list[int]]:
-    app = web.application(web.Contest(election=chosen.election, namespace=chosen.namespace, candidate=candidate))
+    app = web.application(web.Election(name=chosen.election, namespace=chosen.namespace, candidate=candidate))
     async with AsyncExitStack() as stack:
         try:
             ports = await stack.enter_async_context(web.serving(app, address.host, address.port))

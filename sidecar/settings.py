@@ -25,6 +25,7 @@ MAX_TTL = 24 * 3600.0
 MIN_RETRY_PERIOD = 0.1  # seconds; bounds how fast a misconfigured candidate sends requests
 MIN_REQUEST_TIMEOUT = 0.05  # seconds; less, and a slow but healthy API server fails every renewal
 DEBUG_VERBOSITY = 2  # the -v of glog and klog from which a user asks for more than the normal log
+MAX_REQUEST_TIMEOUT = 10.0  # seconds; with a long lease there is no need to wait long for one answer
 MAX_NAME = 253  # characters of a DNS subdomain, as Kubernetes limits object names
 MAX_LABEL = 63  # characters of a DNS label
 MAX_PORT = 65535
@@ -73,7 +74,7 @@ class Address:
 class Settings:
     """What one candidate was told. Times are in seconds; `retry_period < renew_deadline < ttl` holds.
 
-    `http` None is no server. `pod_name`, `pod_namespace`, `pod_uid` and `node_name` are empty when unknown.
+    `http` None is no server. `pod_uid` and `node_name` are empty when unknown.
     `warnings` has one line for each variable that was not understood.
     """
 
@@ -88,8 +89,6 @@ class Settings:
     kubeconfig: str | None
     log_format: str
     log_level: str
-    pod_name: str
-    pod_namespace: str
     pod_uid: str
     node_name: str
     warnings: tuple[str, ...] = ()
@@ -102,7 +101,7 @@ class Settings:
     @property
     def request_timeout(self) -> float:
         """Seconds that one request may take, so that a second one still fits in before the renew deadline."""
-        return round((self.renew_deadline - self.retry_period) / 2, 9)
+        return min(round((self.renew_deadline - self.retry_period) / 2, 9), MAX_REQUEST_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +129,20 @@ def _election(text: str) -> str:
 
 
 def _namespace(text: str) -> str:
+    _require_expanded(text)
     if len(text) > MAX_LABEL or not _LABEL.fullmatch(text):
         raise ValueError("not a name that a namespace can have")
     return text
 
 
-def _name(text: str) -> str:
+def _require_expanded(text: str) -> None:
+    # As an identity, every replica would have the same one, and take the others' leadership for its own.
     if _REFERENCE.fullmatch(text):
-        # Every replica would otherwise have the same identity and take the others' leadership for its own.
         raise ValueError("a reference that Kubernetes did not expand, because the container has no such variable")
+
+
+def _name(text: str) -> str:
+    _require_expanded(text)
     if not 1 <= len(text) <= MAX_NAME:
         raise ValueError("empty" if not text else "too long")
     if not text.isprintable() or text != text.strip():
@@ -281,7 +285,7 @@ RETRY_PERIOD = Option(
     accepted=f"{_DURATION}, at least {duration.render(MIN_RETRY_PERIOD)}",
     default="1/4 of the ttl",
     help=f"How often a leader renews. Shorter than the renew deadline by at least {_MARGIN}."
-    " One request may take half of the difference.",
+    " One request may take half of the difference, and 10s at most.",
 )
 HTTP = Option(
     flag="http",
@@ -343,12 +347,6 @@ POD_NAME = Option(
     accepted=_NAME,
     help="The name of the pod, from the downward API: the default identity.",
 )
-POD_NAMESPACE = Option(
-    variable="POD_NAMESPACE",
-    parse=_name,
-    accepted=_NAME,
-    help="The namespace of the pod, from the downward API.",
-)
 POD_UID = Option(
     variable="POD_UID",
     parse=_name,
@@ -401,7 +399,6 @@ TABLE: tuple[Option[object], ...] = (
     LOG_LEVEL,
     VERBOSITY,
     POD_NAME,
-    POD_NAMESPACE,
     POD_UID,
     NODE_NAME,
 )
@@ -471,8 +468,6 @@ def load(argv: Sequence[str], environ: Mapping[str, str], hostname: str) -> Sett
         kubeconfig=optional(KUBECONFIG, None),
         log_format=value(LOG_FORMAT),
         log_level=optional(LOG_LEVEL, "debug" if value(VERBOSITY) >= DEBUG_VERBOSITY else LOG_LEVEL.default),
-        pod_name=optional(POD_NAME, ""),
-        pod_namespace=optional(POD_NAMESPACE, ""),
         pod_uid=optional(POD_UID, ""),
         node_name=optional(NODE_NAME, ""),
         warnings=_warnings(environ),

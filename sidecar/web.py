@@ -40,21 +40,21 @@ SHUTDOWN_TIMEOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class Election:
     """The election that is told about."""
 
-    election: str
+    name: str
     namespace: str
     candidate: Candidate
 
 
-CONTEST = web.AppKey("contest", Contest)
+ELECTION = web.AppKey("election", Election)
 
 
-def application(contest: Contest) -> web.Application:
+def application(election: Election) -> web.Application:
     """Return what answers for one candidate."""
     app = web.Application(middlewares=[_unknown])
-    app[CONTEST] = contest
+    app[ELECTION] = election
     app.on_response_prepare.append(_without_server)
     app.add_routes(
         [
@@ -127,7 +127,7 @@ def _listen(host: str | None, port: int) -> list[socket.socket]:
     refusal = OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
     for family, _, _, _, address in dict.fromkeys(found):
         try:
-            listeners.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+            listeners.append(socket.create_server(address, family=family, backlog=BACKLOG))
         except OSError as error:
             refusal = error
             if error.errno not in _NO_SUCH_FAMILY:
@@ -160,16 +160,16 @@ async def _without_server(_request: web.Request, response: web.StreamResponse) -
 
 
 async def _name(request: web.Request) -> web.Response:
-    name = request.app[CONTEST].candidate.leader_name()
+    name = request.app[ELECTION].candidate.leader_name()
     return web.Response(body=go_json({"name": name}).encode(), content_type="application/json")
 
 
 async def _status(request: web.Request) -> web.Response:
-    contest = request.app[CONTEST]
-    status = contest.candidate.status()
+    election = request.app[ELECTION]
+    status = election.candidate.status()
     told = {
-        "election": contest.election,
-        "namespace": contest.namespace,
+        "election": election.name,
+        "namespace": election.namespace,
         "identity": status.identity,
         "node": status.node,
         "role": status.role,
@@ -185,20 +185,20 @@ async def _status(request: web.Request) -> web.Response:
 
 
 async def _leader(request: web.Request) -> web.Response:
-    return _yes_or_no(request.app[CONTEST].candidate.is_leading(), "leading", "not leading")
+    return _yes_or_no(request.app[ELECTION].candidate.is_leading(), "leading", "not leading")
 
 
 async def _follower(request: web.Request) -> web.Response:
-    role = request.app[CONTEST].candidate.status().role
+    role = request.app[ELECTION].candidate.status().role
     return _yes_or_no(role == "following", role, role)
 
 
 async def _health(request: web.Request) -> web.Response:
-    return _yes_or_no(request.app[CONTEST].candidate.is_alive(), "ok", "the election loop has stalled")
+    return _yes_or_no(request.app[ELECTION].candidate.is_alive(), "ok", "the election loop has stalled")
 
 
 async def _ready(request: web.Request) -> web.Response:
-    return _yes_or_no(request.app[CONTEST].candidate.is_ready(), "ok", "the lock object was not seen yet")
+    return _yes_or_no(request.app[ELECTION].candidate.is_ready(), "ok", "the lock object was not seen yet")
 
 
 def _yes_or_no(answer: bool, yes: str, no: str) -> web.Response:  # noqa: FBT001 - a question and its answer

@@ -336,4 +336,4 @@ def test_says_in_a_sentence_what_it_does_and_why() -> None:
     player.sees(held(9, "a"), at=1.3)
     assert player.state.note == "somebody else holds the lock under my name"
     player.happens(Deleted(10), at=1.4)
-    assert player.state.note == "there is no lock object"
+    assert player.state.note == "the lock object was deleted"

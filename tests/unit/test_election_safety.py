@@ -573,7 +573,7 @@ def test_stops_writing_when_the_answers_are_lost() -> None:
         if isinstance(action, Write):
             version += 1
             applied, last_write = result(action, version), player.now
-            player.happens(Failed(), at=player.now + 0.5)
+            player.happens(Failed(write=True), at=player.now + 0.5)
         elif isinstance(action, Read):
             player.happens(Fetched(applied, player.now))
         elif isinstance(action, Wait):
@@ -592,7 +592,7 @@ def test_writes_again_after_waiting_when_nobody_else_took_over() -> None:
     player.happens(WatchStarted())
     for version in range(1, 7):
         applied = result(player.does(Write, player.now), version)
-        player.happens(Failed())
+        player.happens(Failed(write=True))
         player.now = player.state.not_before
         player.reads(applied)
         if isinstance(next_action(player.state, player.moment())[1], Wait):
@@ -601,4 +601,19 @@ def test_writes_again_after_waiting_when_nobody_else_took_over() -> None:
         assert not player.leads
     player.reads(applied)
     player.writes(9)
+    assert player.leads
+
+
+def test_refused_writes_do_not_count_as_unheard() -> None:
+    """A former leader whose writes were refused goes on as soon as they are not: it was answered all the time."""
+    player = leader()
+    text = player.state.observed
+    assert text is not None
+    for at in (2.0, 3.5, 5.0, 6.5, 8.0):
+        player.does(Write, at)
+        player.happens(Failed(write=True, refused=True))
+        player.now = player.state.not_before
+        player.reads(text.snapshot)
+    assert not player.leads
+    player.writes(2)
     assert player.leads

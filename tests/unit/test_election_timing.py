@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -154,15 +155,28 @@ def test_renewals_that_fail_are_retried_before_the_deadline() -> None:
     assert not player.leads
 
 
-@pytest.mark.parametrize(
-    ("asked", "waited"), [(0.0, RETRY * 3 / 8), (1.0, 1.0), (RETRY, RETRY), (3600.0, RETRY), (math.inf, RETRY)]
-)
-def test_retry_after_is_honoured_and_bounded(asked: float, waited: float) -> None:
-    """What the API server asks for is waited, but never more than a retry period: the lease runs on."""
+@pytest.mark.parametrize(("asked", "counted"), [(1.0, 1.0), (RETRY, RETRY), (3600.0, RETRY), (math.inf, RETRY)])
+@pytest.mark.parametrize("luck", [0.0, 0.5, 1.0])
+def test_retry_after_is_honoured_spread_and_bounded(asked: float, counted: float, luck: float) -> None:
+    """What the API server asks for is waited, up to a retry period, for the lease runs on; and up to a quarter more."""
     player = Player()
+    player.luck = luck
     player.does(Read)
     player.happens(Failed(refused=True, retry_after=asked))
-    assert player.does(Wait).until == pytest.approx(waited)
+    assert player.does(Wait).until == pytest.approx(counted * (1 + luck / 4))
+
+
+@pytest.mark.parametrize("event", [Failed(), Failed(refused=True), Conflicted()])
+def test_back_off_is_bounded_however_long_the_lease(event: Failed | Conflicted) -> None:
+    """A lease of a day does not make a candidate wait for hours after a failure."""
+    player = Player()
+    me = replace(player.state.candidacy, lease_seconds=86400, renew_deadline=57600.0, retry_period=21600.0)
+    player.state = replace(player.state, candidacy=me)
+    for _ in range(20):
+        player.does(Read)
+        player.happens(event)
+        assert player.does(Wait).until <= player.now + 10.0
+        player.now = player.state.not_before
 
 
 def test_event_does_not_end_the_back_off() -> None:

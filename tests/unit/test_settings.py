@@ -49,8 +49,6 @@ def test_defaults_are_those_of_the_stock_image() -> None:
         kubeconfig=None,
         log_format="json",
         log_level="info",
-        pod_name="",
-        pod_namespace="",
         pod_uid="",
         node_name="",
         warnings=(),
@@ -172,8 +170,6 @@ def test_the_table_and_these_tests_name_the_same_flags() -> None:
 @pytest.mark.parametrize(
     ("variable", "field"),
     [
-        ("POD_NAME", "pod_name"),
-        ("POD_NAMESPACE", "pod_namespace"),
         ("POD_UID", "pod_uid"),
         ("NODE_NAME", "node_name"),
     ],
@@ -372,14 +368,6 @@ REFUSED = [
         f"$NODE_NAME='\\x00': has control characters, invalid bytes or surrounding white space (accepted: {PRINTABLE})",
     ),
     (["--election=e"], {"POD_UID": "u" * 300}, f"$POD_UID='{'u' * 64}...': too long (accepted: {PRINTABLE})"),
-    (
-        ["--election=e"],
-        {"POD_NAMESPACE": "a\t"},
-        (
-            f"$POD_NAMESPACE='a\\t': has control characters, invalid bytes or surrounding white space"
-            f" (accepted: {PRINTABLE})"
-        ),
-    ),
     (
         ["--election=e", "--ttl=10"],
         {},
@@ -660,7 +648,6 @@ def test_the_documentation_is_the_table() -> None:
     assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == settings.documentation()
 
 
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="this tree has no README.md")
 def test_the_readme_has_the_table() -> None:
     """The block between the markers in README.md is what `python -m sidecar.settings` prints."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

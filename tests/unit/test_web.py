@@ -70,8 +70,8 @@ class Told:
 
 def application(candidate: Told) -> Application:
     """Return what answers for the candidate."""
-    contest = web.Contest(election="example", namespace="default", candidate=cast("Candidate", candidate))
-    return web.application(contest)
+    election = web.Election(name="example", namespace="default", candidate=cast("Candidate", candidate))
+    return web.application(election)
 
 
 @pytest.fixture
@@ -219,14 +219,20 @@ async def test_no_header_says_what_serves(client: Client, path: str) -> None:
 
 @pytest.mark.parametrize(("request_line", "status", "logged"), [(b"GET / HTTP/1.1", 500, True), (b"GET", 400, False)])
 async def test_only_errors_of_our_own_are_logged(
-    candidate: Told, caplog: pytest.LogCaptureFixture, request_line: bytes, status: int, *, logged: bool
+    candidate: Told,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    request_line: bytes,
+    status: int,
+    *,
+    logged: bool,
 ) -> None:
     """A handler that fails is answered with 500 and logged; what is no HTTP gets 400, and cannot fill the log."""
 
     def fail() -> str:
         raise LookupError("a bug")
 
-    candidate.leader_name = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(candidate, "leader_name", fail)
     async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
         sent = request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         answer = Answer.parse(await exchange("127.0.0.1", port, sent))
