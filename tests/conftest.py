@@ -7,6 +7,7 @@ or built before the first test runs, outside of any test's time-out. When it can
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +15,11 @@ import pytest_asyncio
 
 from tests.testbed import binaries, golang, peers
 from tests.testbed.apiserver import ENVIRONMENT_KUBECONFIG, RealAPIServer, StartError, open_api_server
+from tests.testbed.layers import REAL_PROPERTY
+from tests.testbed.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from tests.testbed.embedded import APIServer
 
@@ -39,11 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a real server, before `-m` selects by the mark."""
+    """Mark what needs a real server, before `-m` selects by the mark, and say so in the report."""
+    system = Path(__file__).with_name("system")
     for item in items:
         if isinstance(item, pytest.Function) and _is_real(item):
             item.add_marker(pytest.mark.real)
-        elif "system" in item.path.parts and not EMBEDDED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.user_properties.append((REAL_PROPERTY, True))
+        elif system in item.path.parents and not EMBEDDED_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.election)
 
 
@@ -69,8 +73,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_api_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAPIServer]:
-    """Serve a real API server, one for the session; it fails where none can be had."""
+def _real_api_server_of_the_session(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealAPIServer]:
+    """Serve a real API server; it fails where none can be had."""
     if problem := pytestconfig.stash.get(PROBLEMS, {}).get("real_api_server"):
         pytest.fail(f"no real API server: {problem}", pytrace=False)
     try:
@@ -79,6 +85,13 @@ def real_api_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPa
         pytest.fail(f"no real API server: {error}", pytrace=False)
     with server:
         yield server
+
+
+@pytest.fixture
+def real_api_server(_real_api_server_of_the_session: RealAPIServer) -> Iterator[RealAPIServer]:
+    """Serve the session's real API server; whatever a test did to it, the next one finds it in order."""
+    yield _real_api_server_of_the_session
+    _real_api_server_of_the_session.restore()
 
 
 @pytest_asyncio.fixture(params=["embedded", "real"])
@@ -91,7 +104,7 @@ async def api_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
     from sidecar.lab.apiserver import EmbeddedAPIServer  # noqa: PLC0415 - see above
     from tests.testbed.embedded import EmbeddedForTests  # noqa: PLC0415 - see above
 
-    async with EmbeddedAPIServer() as server:
+    async with EmbeddedAPIServer(port=free_port()) as server:
         yield EmbeddedForTests(server, tmp_path)
 
 

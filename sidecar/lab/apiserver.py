@@ -6,7 +6,7 @@
 It serves Endpoints, Leases, Pods, Events and Namespaces on plain HTTP, on a port of its own choice, and answers what
 kube-apiserver answers, down to the wording; the same contract tests run against both. It is no substitute for a
 cluster: everything is lost when it stops, without `users` everybody may do everything, and there are no controllers.
-Faults can be injected: see `before_request`, `before_answer`, `cut_watches` and `stall_watches`.
+Faults can be injected: see `before_request`, `before_answer` and `cut_watches`.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from sidecar.lab.store import Store, Watch
 BeforeRequest: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 BeforeAnswer: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[web.StreamResponse | None]]
 
+_HOST: Final = "127.0.0.1"
 _WATCH_SECONDS: Final = 1800
 """How long a watch lasts that names no timeout: the real server's least."""
 _BOOKMARK_SECONDS: Final = 60.0
@@ -49,24 +50,15 @@ class DropConnection(Exception):  # noqa: N818 - not an error but an order: what
 class EmbeddedAPIServer:
     """An API server in this process; see the module's description.
 
-    `users` maps bearer tokens to users and may be changed at any time; while it is None, nobody is asked for a token.
-    `store` may be handed in, to look into it or to share it.
+    `bookmark_seconds` is how long a watch that allows them waits from one bookmark to the next.
     """
 
-    def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        users: Mapping[str, User] | None = None,
-        store: Store | None = None,
-        bookmark_seconds: float = _BOOKMARK_SECONDS,
-    ) -> None:
-        self.host = host
+    def __init__(self, *, port: int = 0, bookmark_seconds: float = _BOOKMARK_SECONDS) -> None:
         self.port = port
-        """0 until started; then the port, which a restart keeps."""
-        self.users = users
-        self.store = store or Store(now=lambda: datetime.now(UTC), random=Random())  # noqa: S311 - uids, no secrets
+        """0 until started, unless named; then the port, which a restart keeps."""
+        self.users: Mapping[str, User] | None = None
+        """Users by bearer token; may be changed at any time. While it is None, nobody is asked for a token."""
+        self.store = Store(now=lambda: datetime.now(UTC), random=Random())  # noqa: S311 - uids, no secrets
         self.requests: Counter[tuple[str, str]] = Counter()
         """Requests received, by verb and resource: `requests["watch", "endpoints"]`. A watch counts once."""
         self.before_request: BeforeRequest | None = None
@@ -77,15 +69,13 @@ class EmbeddedAPIServer:
         self._bookmark_seconds = bookmark_seconds
         self._runner: web.AppRunner | None = None
         self._watches: dict[Watch, web.Request] = {}
-        self._flowing = asyncio.Event()
-        self._flowing.set()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
         """Where it listens: `http://127.0.0.1:40123`."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{_HOST}:{self.port}"
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -95,7 +85,7 @@ class EmbeddedAPIServer:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            await web.TCPSite(runner, _HOST, self.port).start()
         except OSError:
             await runner.cleanup()
             raise
@@ -146,14 +136,6 @@ class EmbeddedAPIServer:
         for request in cut:
             _close(request)
         return len(cut)
-
-    def stall_watches(self) -> None:
-        """Keep watches open but silent, those to come too, until `resume_watches`; as after a silent network cut."""
-        self._flowing.clear()
-
-    def resume_watches(self) -> None:
-        """Let watches flow again; those that fell too far behind end."""
-        self._flowing.set()
 
     async def _end_watches(self, _: web.Application) -> None:
         self.cut_watches()
@@ -308,7 +290,6 @@ class EmbeddedAPIServer:
         end = clock() + (options.seconds or _WATCH_SECONDS)
         bookmark_at = self._next_bookmark(clock(), end) if options.bookmarks else end
         while not watch.ended and clock() < end:
-            await self._flowing.wait()
             ready.clear()
             events = watch.take()
             if options.bookmarks and clock() >= bookmark_at:

@@ -237,8 +237,10 @@ async def _forget_history(api: Api) -> None:
         return
     assert isinstance(server, RealAPIServer)
     # A server that starts remembers what is, not what was.
-    server.stop_apiserver()
-    await asyncio.to_thread(server.start_apiserver)
+    try:
+        server.stop_apiserver()
+    finally:
+        await asyncio.to_thread(server.start_apiserver)
 
 
 @pytest.mark.parametrize(

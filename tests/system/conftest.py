@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from sidecar.lab.apiserver import EmbeddedAPIServer
 from tests.testbed.embedded import EmbeddedForTests
+from tests.testbed.ports import free_port
 from tests.testbed.sidecar import PROGRAM, Sidecars
 
 if TYPE_CHECKING:
@@ -31,5 +32,5 @@ def sidecars(tmp_path: Path) -> Iterator[Sidecars]:
 @pytest_asyncio.fixture
 async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
     """Serve an embedded API server, whose faults can be aimed at one request or one answer."""
-    async with EmbeddedAPIServer() as server:
+    async with EmbeddedAPIServer(port=free_port()) as server:
         yield EmbeddedForTests(server, tmp_path)

@@ -175,7 +175,10 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path, nowhere: Path, form: 
 @pytest.mark.parametrize("host", ["host.invalid", "a..b", "203.0.113.1"])
 def test_a_host_that_is_not_here_is_said_in_one_line(tmp_path: Path, nowhere: Path, host: str) -> None:
     """A host that does not resolve, cannot be a host, or is another machine's: exit 1 and a line with the address."""
-    line = refusal(run(tmp_path, "--election=x", f"--http={host}:4040", KUBECONFIG=str(nowhere)), 1)
+    # A resolver that does not answer costs a second, see resolv.conf(5).
+    resolver = {"RES_OPTIONS": "timeout:1 attempts:1"}
+
+    line = refusal(run(tmp_path, "--election=x", f"--http={host}:4040", KUBECONFIG=str(nowhere), **resolver), 1)
 
     assert f"{host}:4040" in line
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.lab import demo, terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 pytestmark = pytest.mark.election
 
 ELECTIONCTL = Path(sys.executable).with_name("electionctl")
 
 
-def _electionctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ELECTIONCTL, *arguments], capture_output=True, text=True, timeout=60, check=False)
+def _electionctl(
+    *arguments: str, env: Mapping[str, str] | None = None, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, **(env or {})}
+    return subprocess.run(
+        [ELECTIONCTL, *arguments], capture_output=True, text=True, timeout=seconds, check=False, env=environ
+    )
 
 
 def test_it_shows_both_take_overs_in_plain_lines() -> None:
@@ -34,14 +46,59 @@ def test_it_shows_both_take_overs_in_plain_lines() -> None:
     assert told[7].startswith("first leader after")
 
 
+def test_it_shows_a_table_on_a_terminal() -> None:
+    """On a terminal there is a table that says who leads and what became of the others, and the same lines."""
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
+    command = [str(ELECTIONCTL), "demo", "--ttl", "2s"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ) as program:
+        os.close(theirs)
+        shown = _read_to_the_end(ours)
+    assert program.returncode == 0, shown
+    assert "\x1b[" in shown
+    for text in ("identity", "answer of /", '{"name":"demo-', "leading", "following", "killed", "terminated"):
+        assert text in shown
+    assert shown.count("took over") >= 2
+    assert "first leader after" in shown.splitlines()[-1]
+
+
+def _read_to_the_end(terminal_side: int) -> str:
+    shown = b""
+    with open(terminal_side, "rb", buffering=0) as stream:
+        try:
+            while part := stream.read(2**16):
+                shown += part
+        except OSError as error:
+            # How Linux says that nobody has the other side open any more.
+            if error.errno != errno.EIO:
+                raise
+    return shown.decode()
+
+
 def test_programs_get_the_figures_and_nothing_else() -> None:
-    """`--json` prints one object with the figures: three times in seconds, and requests a second by verb."""
-    done = _electionctl("demo", "--ttl", "2s", "--json")
+    """`--json` prints one object with the figures: three times in seconds, and requests a second by verb.
+
+    With the ttl that a user gets who gives none: it is over within the time that a user was promised, and a release
+    saves several seconds of the lease.
+    """
+    done = _electionctl("demo", "--json", seconds=45)
     assert (done.returncode, done.stderr) == (0, "")
     figures = json.loads(done.stdout)
     assert set(figures) == {"first_leader", "after_sigkill", "after_sigterm", "requests"}
     assert 0 < figures["after_sigterm"] < figures["after_sigkill"]
     assert set(figures["requests"]) == {"update"}
+
+
+def test_a_demonstration_that_fails_says_why() -> None:
+    """Sidecars that reach no API server: status 1, one line that says what did not happen, and the ends of the logs."""
+    done = _electionctl("demo", "--ttl", "2s", env={"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""})
+    assert done.returncode == 1
+    assert "started 3 sidecars" in done.stdout
+    first, *logs = done.stderr.splitlines()
+    assert first == "electionctl: after 15 s this had not happened: all agree on a leader"
+    for identity in demo.CANDIDATES:
+        assert any(line.startswith(f"{identity}: ") and "get failed" in line for line in logs)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("ttl", ["1s", "1h", "soon"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.testbed.contest import LockObject, contest
+from tests.testbed.monitored_election import LockObject, monitored_election
 from tests.testbed.proxy import Proxy
 from tests.testbed.sidecar import Answer, until
 
@@ -61,7 +61,7 @@ async def test_a_stopped_leader_does_not_name_itself_when_it_goes_on(
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """SIGSTOP beyond the lease, another takes over, SIGCONT: the very first answers do not name the old leader."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         held.start_many(3)
         old = await held.settled()
         async with stopped(old):
@@ -83,7 +83,7 @@ async def test_a_leader_alone_does_not_name_itself_on_the_strength_of_an_old_lea
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """Stopped for longer than the renew deadline, a leader that nobody succeeded has to renew before it leads again."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         only = held.start("pod-0")
         await held.settled()
         token = (await only.status())["fencing_token"]
@@ -100,7 +100,7 @@ async def test_a_stopped_leader_that_is_told_to_end_leaves_its_successors_lock_a
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """SIGTERM to a leader that stood too long ends it, status 0, and takes nothing from who leads by then."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         held.start_many(2)
         old = await held.settled()
         async with stopped(old):
@@ -118,7 +118,7 @@ async def test_a_leader_that_is_told_to_end_hands_the_lock_over_at_once(
     real_api_server: RealAPIServer, sidecars: Sidecars, end: signal.Signals
 ) -> None:
     """On SIGTERM and SIGINT the leader exits 0 and another leads long before the lease could have run out."""
-    async with contest(real_api_server, sidecars, ttl=30) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=30) as held:
         held.start_many(3)
         for _ in range(2):
             old = await held.settled()
@@ -131,7 +131,7 @@ async def test_a_killed_leader_is_followed_when_its_lease_is_over(
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """After SIGKILL the followers name the dead leader as long as its lease may last, and then one of them leads."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         held.start_many(3)
         old = await held.settled()
         unchanged_at = await LockObject(real_api_server, held.namespace).renewed()
@@ -148,7 +148,7 @@ async def test_nobody_leads_beside_another_whatever_befalls_them(
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """Leaders are stopped, killed and ended in turn, and come back: somebody leads after each, and never two."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         held.start_many(4)
         for fault in (signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM):
             leader = await held.settled()
@@ -168,7 +168,7 @@ async def test_the_same_identity_in_another_pod_is_somebody_else(
     real_api_server: RealAPIServer, sidecars: Sidecars
 ) -> None:
     """A second pod of the leader's name never names itself while the first lives; it waits the dead one's lease out."""
-    async with contest(real_api_server, sidecars, ttl=2) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=2) as held:
         first = held.start("pod-0", pod_uid="uid-of-the-first")
         await held.settled()
         lock = LockObject(real_api_server, held.namespace)
@@ -187,7 +187,7 @@ async def test_the_same_identity_in_another_pod_is_somebody_else(
 
 async def test_the_same_pod_restarted_resumes_at_once(real_api_server: RealAPIServer, sidecars: Sidecars) -> None:
     """A killed leader whose container is started again, with the same POD_UID, leads without waiting for the lease."""
-    async with contest(real_api_server, sidecars, ttl=30) as held:
+    async with monitored_election(real_api_server, sidecars, ttl=30) as held:
         leader = held.start("pod-0")
         await held.settled()
         held.start("pod-1")
@@ -201,7 +201,7 @@ async def test_the_same_pod_restarted_resumes_at_once(real_api_server: RealAPISe
 
 async def test_candidates_that_start_at_the_same_moment(real_api_server: RealAPIServer, sidecars: Sidecars) -> None:
     """Of five that find no lock object at the same moment one wins, the others follow, and none ends."""
-    async with contest(real_api_server, sidecars, ttl=20) as held, Proxy(real_api_server.url) as proxy:
+    async with monitored_election(real_api_server, sidecars, ttl=20) as held, Proxy(real_api_server.url) as proxy:
         proxy.silence()
         held.start_many(5, kubeconfig=proxy.kubeconfig(held.kubeconfig))
         await until(lambda: proxy.open_connections >= 5, "all five wait for their first answer")

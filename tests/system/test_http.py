@@ -12,18 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
-from sidecar.lab.apiserver import EmbeddedAPIServer
 from tests.testbed.connection import write_kubeconfig
-from tests.testbed.embedded import EmbeddedForTests
 from tests.testbed.sidecar import Answer, Sidecar, Sidecars, exchange, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from aiohttp import web
+
+    from tests.testbed.embedded import EmbeddedForTests
 
 NOBODY = b'{"name":""}'
 
@@ -92,13 +90,6 @@ def lonely(sidecars: Sidecars, tmp_path: Path) -> Sidecar:
     return sidecars.start(election="example", identity="web-0.team", ttl="60s", kubeconfig=kubeconfig)
 
 
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedForTests]:
-    """The embedded API server."""
-    async with EmbeddedAPIServer() as server:
-        yield EmbeddedForTests(server, tmp_path)
-
-
 # -- GET / -------------------------------------------------------------------------------------------------------------
 
 
@@ -142,9 +133,9 @@ async def test_it_answers_before_the_first_contact(sidecars: Sidecars, tmp_path:
             assert (path, (await sidecar.ask(path)).status) == (path, status)
 
 
-async def test_a_follower_does_not_say_its_own_name(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_a_follower_does_not_say_its_own_name(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """A script that looks for its host's name in the answer, headers included, finds it on the leader alone."""
-    start = partial(sidecars.start, election="example", ttl="60s", kubeconfig=server.admin_kubeconfig)
+    start = partial(sidecars.start, election="example", ttl="60s", kubeconfig=embedded.admin_kubeconfig)
     leader = start(identity="web-0")
     await leader.leading()
     follower = start(identity="web-1", env={"POD_NAME": "web-1", "NODE_NAME": "node-web-1"})
@@ -159,7 +150,7 @@ async def test_a_follower_does_not_say_its_own_name(sidecars: Sidecars, server: 
     assert set((await follower.ask()).headers) == {"content-type", "content-length", "date", "connection"}
 
 
-async def test_names_are_escaped_as_go_does(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_names_are_escaped_as_go_does(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """A name that JSON or HTML would trip over is written as Go writes it, and read back by a follower as it was."""
     bodies = {
         "a<b>&c": rb'{"name":"a\u003cb\u003e\u0026c"}',
@@ -167,7 +158,7 @@ async def test_names_are_escaped_as_go_does(sidecars: Sidecars, server: Embedded
         "back\\slash": rb'{"name":"back\\slash"}',
         "gr\u00fc\u00df-\u65e5\u672c-\U0001f451": '{"name":"gr\u00fc\u00df-\u65e5\u672c-\U0001f451"}'.encode(),
     }
-    start = partial(sidecars.start, ttl="60s", kubeconfig=server.admin_kubeconfig)
+    start = partial(sidecars.start, ttl="60s", kubeconfig=embedded.admin_kubeconfig)
     leaders = {name: start(election=f"example-{number}", flags=[f"--id={name}"]) for number, name in enumerate(bodies)}
     for name, leader in leaders.items():
         await leader.naming(name)
@@ -180,9 +171,9 @@ async def test_names_are_escaped_as_go_does(sidecars: Sidecars, server: Embedded
             assert answer.headers["content-length"] == str(len(body))
 
 
-async def test_one_connection_is_told_of_every_change(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_one_connection_is_told_of_every_change(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """On a connection that stays open, the next answer is the next leader's name."""
-    start = partial(sidecars.start, election="example", ttl="60s", kubeconfig=server.admin_kubeconfig)
+    start = partial(sidecars.start, election="example", ttl="60s", kubeconfig=embedded.admin_kubeconfig)
     first, second = start(identity="a"), start(identity="b")
     await asyncio.gather(first.answering(), second.answering())
     await until(lambda: first.logged("leading") or second.logged("leading"), "somebody leads")
@@ -209,11 +200,11 @@ async def test_one_connection_is_told_of_every_change(sidecars: Sidecars, server
 # -- The other paths, in each role -------------------------------------------------------------------------------------
 
 
-async def test_what_each_role_answers(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_what_each_role_answers(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """Leading, following and releasing: `/status`, `/leader`, `/follower`, `/readyz` and `/healthz` say which."""
     async with AsyncExitStack() as hanging:
         start = partial(
-            sidecars.start, election="example", namespace="default", ttl="60s", kubeconfig=server.admin_kubeconfig
+            sidecars.start, election="example", namespace="default", ttl="60s", kubeconfig=embedded.admin_kubeconfig
         )
         leader = start(identity="a", env={"NODE_NAME": "node-1"})
         await leader.leading()
@@ -239,12 +230,12 @@ async def test_what_each_role_answers(sidecars: Sidecars, server: EmbeddedForTes
         async def hang(_: web.Request) -> None:
             await released.wait()
 
-        server.server.before_request = hang
+        embedded.server.before_request = hang
         leader.signal(signal.SIGTERM)
         await leader.naming("")
         assert (await leader.status())["role"] == "releasing"
         assert await codes(leader) == {"/leader": 503, "/follower": 503, "/readyz": 200, "/healthz": 200}
-        server.server.before_request = None
+        embedded.server.before_request = None
     assert await leader.ended() == 0
     await follower.leading()
 
@@ -254,15 +245,15 @@ async def codes(sidecar: Sidecar) -> dict[str, int]:
     return {path: (await sidecar.ask(path)).status for path in ("/leader", "/follower", "/readyz", "/healthz")}
 
 
-async def test_liveness_does_not_ask_for_the_api_server(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_liveness_does_not_ask_for_the_api_server(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """With the API server gone, long after the lease ran out: `/` names nobody, and the process is still live."""
-    start = partial(sidecars.start, election="example", ttl="1s", kubeconfig=server.admin_kubeconfig)
+    start = partial(sidecars.start, election="example", ttl="1s", kubeconfig=embedded.admin_kubeconfig)
     leader = start(identity="a")
     await leader.leading()
     follower = start(identity="b")
     await follower.naming("a")
 
-    await server.server.stop()
+    await embedded.server.stop()
     await asyncio.gather(leader.naming(""), follower.naming(""))
 
     for sidecar in (leader, follower):
@@ -271,7 +262,7 @@ async def test_liveness_does_not_ask_for_the_api_server(sidecars: Sidecars, serv
         for path in ("/healthz", "/health", "/readyz"):
             assert (await sidecar.ask(path)).status == 200
         assert (await sidecar.ask()).body == NOBODY
-    await server.server.start()
+    await embedded.server.start()
     await until(partial(_somebody, leader, follower), "somebody leads again")
 
 
@@ -315,14 +306,14 @@ async def test_half_a_request_holds_nobody_up(lonely: Sidecar) -> None:
         writer.transport.abort()
 
 
-async def test_idle_connections_disturb_nobody(sidecars: Sidecars, server: EmbeddedForTests) -> None:
+async def test_idle_connections_disturb_nobody(sidecars: Sidecars, embedded: EmbeddedForTests) -> None:
     """With 200 idle connections open, a leader answers, renews, releases and ends as ever."""
-    leader = sidecars.start(election="example", identity="a", ttl="1s", kubeconfig=server.admin_kubeconfig)
+    leader = sidecars.start(election="example", identity="a", ttl="1s", kubeconfig=embedded.admin_kubeconfig)
     await leader.leading()
     idle = [await asyncio.open_connection("127.0.0.1", leader.port) for _ in range(200)]
-    renewed = server.server.requests["update", "endpoints"]
+    renewed = embedded.server.requests["update", "endpoints"]
 
-    await until(lambda: server.server.requests["update", "endpoints"] >= renewed + 5, "the leader renews")
+    await until(lambda: embedded.server.requests["update", "endpoints"] >= renewed + 5, "the leader renews")
 
     assert await leader.names_itself()
     assert len(leader.logged("leading")) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from tests.testbed.apiserver import STOCK_RULES
 from tests.testbed.monitor import Monitor
-from tests.testbed.sidecar import PROGRAM, Sidecar, Sidecars, until
+from tests.testbed.sidecar import PROGRAM, Sidecar, Sidecars, leader_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -111,28 +111,13 @@ async def test_a_rolling_update_never_has_two_leaders(election: Election, direct
     async with Monitor(*members.values()) as monitor:
         left = set(members)
         while left:
-            leader = await leader_of(members)
+            leader = (await leader_of(members.values(), seconds=30)).identity
             # Members that were replaced may have come to lead; then one of the others goes.
             identity = leader if leader in left else min(left)
             left.remove(identity)
             await members[identity].terminate()
             members[identity] = new(identity)
             monitor.watch(members[identity])
-        await leader_of(members)
+        await leader_of(members.values(), seconds=30)
     assert monitor.at_once() == []
     assert {sidecar.command[0] for sidecar, _ in monitor.self_namings()} == {str(PROGRAM), str(election.peer)}
-
-
-async def leader_of(members: dict[str, Sidecar]) -> str:
-    """Wait until every member names the same one of them, and return its identity."""
-    names: set[str | None] = set()
-
-    async def agreed() -> bool:
-        nonlocal names
-        names = {await member.leader_name() for member in members.values()}
-        return len(names) == 1 and names <= set(members)
-
-    await until(agreed, "all name one of them", seconds=30)
-    (name,) = names
-    assert name is not None
-    return name

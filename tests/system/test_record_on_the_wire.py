@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.testbed.monitored_election import ELECTION, LockObject
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
@@ -26,68 +26,22 @@ PATIENT = "60s"
 """A ttl that no test could wait out: what happens all the same did not wait for it."""
 
 
-@dataclass(frozen=True)
-class Lock:
-    """The lock object of the election `example` in a namespace of its own, as an administrator sees it."""
-
-    server: RealAPIServer
-    namespace: str
-
-    @property
-    def path(self) -> str:
-        """Where the object is."""
-        return f"/api/v1/namespaces/{self.namespace}/endpoints/example"
-
-    def everything(self) -> Any:  # noqa: ANN401 - JSON
-        """Return all of it."""
-        return self.server.request("GET", self.path)
-
-    def text(self) -> str:
-        """Return the record's annotation."""
-        return str(self.everything()["metadata"]["annotations"][RECORD])
-
-    async def changed(self) -> None:
-        """Wait until the record is another one."""
-        last = self.text()
-        await until(lambda: self.text() != last, "the record changes")
-
-    def record(self) -> Any:  # noqa: ANN401 - JSON
-        """Return the record."""
-        return json.loads(self.text())
-
-    def create(self, annotations: dict[str, str] | None = None, **content: object) -> Any:  # noqa: ANN401 - JSON
-        """Create the object, with whatever else belongs into it."""
-        metadata = {"name": "example", **({"annotations": annotations} if annotations else {})}
-        labels = content.pop("labels", None)
-        body = {
-            "apiVersion": "v1",
-            "kind": "Endpoints",
-            "metadata": {**metadata, **({"labels": labels} if labels else {})},
-            **content,
-        }
-        return self.server.request("POST", self.path.rpartition("/")[0], body)
-
-    def annotate(self, text: str) -> Any:  # noqa: ANN401 - JSON
-        """Write the record's annotation over what is there, and return the object."""
-        patch = {"metadata": {"annotations": {RECORD: text}}}
-        return self.server.request("PATCH", self.path, patch, content_type="application/merge-patch+json")
-
-    def start(self, sidecars: Sidecars, identity: str, ttl: str = PATIENT, **env: str) -> Sidecar:
-        """Start a candidate."""
-        return sidecars.start(
-            election="example",
-            identity=identity,
-            namespace=self.namespace,
-            ttl=ttl,
-            kubeconfig=self.server.admin_kubeconfig,
-            env=env,
-        )
+def start(sidecars: Sidecars, lock: LockObject, identity: str, ttl: str = PATIENT, **env: str) -> Sidecar:
+    """Start a candidate for the lock."""
+    return sidecars.start(
+        election=ELECTION,
+        identity=identity,
+        namespace=lock.namespace,
+        ttl=ttl,
+        kubeconfig=lock.server.admin_kubeconfig,
+        env=env,
+    )
 
 
 @pytest.fixture
-def lock(real_api_server: RealAPIServer) -> Lock:
+def lock(real_api_server: RealAPIServer) -> LockObject:
     """A lock object that is not there yet."""
-    return Lock(real_api_server, real_api_server.namespace())
+    return LockObject(real_api_server, real_api_server.namespace())
 
 
 def written(text: str, *, holder: str, lease: int, transitions: int) -> tuple[str, str]:
@@ -121,52 +75,52 @@ def held(holder: str, *, lease: int, transitions: int = 0, renewed: str = "2026-
 async def test_the_lease_is_the_ttl_in_whole_seconds(sidecars: Sidecars, real_api_server: RealAPIServer) -> None:
     """Every form of a Go duration goes over the wire as whole seconds, rounded up; the default is 10."""
     leases = {"": 10, "10s": 10, "1m30s": 90, "1500ms": 2, "2.000000001s": 3, "24h": 86400}
-    locks = {ttl: Lock(real_api_server, real_api_server.namespace()) for ttl in leases}
-    for sidecar in [lock.start(sidecars, "web-0", ttl) for ttl, lock in locks.items()]:
+    locks = {ttl: LockObject(real_api_server, real_api_server.namespace()) for ttl in leases}
+    for sidecar in [start(sidecars, lock, "web-0", ttl) for ttl, lock in locks.items()]:
         await sidecar.leading()
 
     for ttl, lease in leases.items():
-        written(locks[ttl].text(), holder="web-0", lease=lease, transitions=0)
+        written(await locks[ttl].text(), holder="web-0", lease=lease, transitions=0)
 
 
-async def test_the_record_through_a_whole_life(sidecars: Sidecars, lock: Lock) -> None:
+async def test_the_record_through_a_whole_life(sidecars: Sidecars, lock: LockObject) -> None:
     """Acquired, renewed, released, taken over: each record is client-go's to the byte, with the claim beside it."""
-    first = lock.start(sidecars, "web-0", "2s", POD_UID="uid-0", NODE_NAME="node-0")
+    first = start(sidecars, lock, "web-0", "2s", POD_UID="uid-0", NODE_NAME="node-0")
     await first.leading()
-    times = [written(lock.text(), holder="web-0", lease=2, transitions=0)]
-    claim = json.loads(lock.everything()["metadata"]["annotations"][CLAIM])
+    times = [written(await lock.text(), holder="web-0", lease=2, transitions=0)]
+    claim = json.loads((await lock.everything())["metadata"]["annotations"][CLAIM])
     assert claim == {"holder": "web-0", "node": "node-0", "pod_uid": "uid-0"}
 
     for _ in range(3):
-        await lock.changed()
-        times.append(written(lock.text(), holder="web-0", lease=2, transitions=0))
+        await lock.renewed()
+        times.append(written(await lock.text(), holder="web-0", lease=2, transitions=0))
     assert len({acquired for acquired, _ in times}) == 1
     assert [renewed for _, renewed in times] == sorted({renewed for _, renewed in times})
 
     assert await first.terminate() == 0
-    written(lock.text(), holder="", lease=1, transitions=0)
-    assert set(lock.everything()["metadata"]["annotations"]) == {RECORD}
+    written(await lock.text(), holder="", lease=1, transitions=0)
+    assert set((await lock.everything())["metadata"]["annotations"]) == {RECORD}
 
-    second = lock.start(sidecars, 'web "1" <&>', "2s")
+    second = start(sidecars, lock, 'web "1" <&>', "2s")
     await second.leading()
-    written(lock.text(), holder=r"web \"1\" \u003c\u0026\u003e", lease=2, transitions=1)
-    assert json.loads(lock.everything()["metadata"]["annotations"][CLAIM])["holder"] == 'web "1" <&>'
+    written(await lock.text(), holder=r"web \"1\" \u003c\u0026\u003e", lease=2, transitions=1)
+    assert json.loads((await lock.everything())["metadata"]["annotations"][CLAIM])["holder"] == 'web "1" <&>'
 
 
-async def test_the_number_of_transitions_goes_on(sidecars: Sidecars, lock: Lock) -> None:
+async def test_the_number_of_transitions_goes_on(sidecars: Sidecars, lock: LockObject) -> None:
     """Whoever takes over counts on from the record that it found, whoever wrote that."""
-    lock.create({RECORD: held("", lease=1, transitions=41)})
-    sidecar = lock.start(sidecars, "web-0")
+    await lock.create({RECORD: held("", lease=1, transitions=41)})
+    sidecar = start(sidecars, lock, "web-0")
     await sidecar.leading()
 
-    assert lock.record()["leaderTransitions"] == 42
+    assert (await lock.record())["leaderTransitions"] == 42
     assert (await sidecar.status())["transitions"] == 42
 
 
 # -- The object --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_endpoints_of_a_service_keep_everything(sidecars: Sidecars, lock: Lock) -> None:
+async def test_the_endpoints_of_a_service_keep_everything(sidecars: Sidecars, lock: LockObject) -> None:
     """A lock object that is a Service's Endpoints keeps subsets, labels and annotations through a leader's life.
 
     The Service has no selector, so nobody but the candidates writes to its Endpoints.
@@ -182,10 +136,10 @@ async def test_the_endpoints_of_a_service_keep_everything(sidecars: Sidecars, lo
         }
     ]
     others = {"example.com/owner": "team <a> & b", "endpoints.kubernetes.io/last-change-trigger-time": "never"}
-    made = lock.create(others, labels={"app": "example", "service.kubernetes.io/headless": ""}, subsets=subsets)
+    made = await lock.create(others, labels={"app": "example", "service.kubernetes.io/headless": ""}, subsets=subsets)
 
-    def kept() -> Any:  # noqa: ANN401 - JSON
-        found = lock.everything()
+    async def kept() -> Any:  # noqa: ANN401 - JSON
+        found = await lock.everything()
         metadata = found.pop("metadata")
         metadata["annotations"] = {
             name: value for name, value in metadata["annotations"].items() if name not in (RECORD, CLAIM)
@@ -194,58 +148,56 @@ async def test_the_endpoints_of_a_service_keep_everything(sidecars: Sidecars, lo
             metadata.pop(changing, None)
         return {**found, "metadata": metadata}
 
-    before = kept()
+    before = await kept()
     assert before["subsets"] == made["subsets"]
     assert before["metadata"]["annotations"] == others
 
-    sidecar = lock.start(sidecars, "web-0", "1s")
+    sidecar = start(sidecars, lock, "web-0", "1s")
     await sidecar.leading()
-    assert kept() == before
+    assert await kept() == before
     for _ in range(3):
-        await lock.changed()
-        assert kept() == before
+        await lock.renewed()
+        assert await kept() == before
     # Somebody else writes in between: what is sent back is the newest state, not the one that was acquired.
-    lock.server.request(
-        "PATCH", lock.path, {"metadata": {"labels": {"new": "label"}}}, content_type="application/merge-patch+json"
-    )
+    await lock.merge({"labels": {"new": "label"}})
     before["metadata"]["labels"]["new"] = "label"
-    await lock.changed()
-    assert kept() == before
+    await lock.renewed()
+    assert await kept() == before
     assert await sidecar.terminate() == 0
-    assert lock.record()["holderIdentity"] == ""
-    assert kept() == before
+    assert (await lock.record())["holderIdentity"] == ""
+    assert await kept() == before
 
 
-async def test_a_follower_never_writes(sidecars: Sidecars, lock: Lock) -> None:
+async def test_a_follower_never_writes(sidecars: Sidecars, lock: LockObject) -> None:
     """While somebody else holds the lock, fields that nobody knows stand as they were, and no version is added."""
     strange = json.loads(held("stranger", lease=3600)) | {"strategy": "OldestEmulationVersion", "more": {"a": [1]}}
-    lock.create({RECORD: json.dumps(strange), "example.com/other": "stays"}, labels={"app": "example"})
-    follower = lock.start(sidecars, "web-0", "1s")
+    await lock.create({RECORD: json.dumps(strange), "example.com/other": "stays"}, labels={"app": "example"})
+    follower = start(sidecars, lock, "web-0", "1s")
     await follower.naming("stranger")
 
     for transitions in range(1, 6):
         text = json.dumps(strange | {"leaderTransitions": transitions})
-        last = lock.annotate(text)
+        last = await lock.annotate(text)
         await until(partial(_has_seen, follower, transitions), "the follower sees the renewal")
 
-    assert lock.everything()["metadata"]["resourceVersion"] == last["metadata"]["resourceVersion"]
+    assert (await lock.everything())["metadata"]["resourceVersion"] == last["metadata"]["resourceVersion"]
     assert await follower.terminate() == 0
-    assert lock.everything() == last
+    assert await lock.everything() == last
 
 
 async def _has_seen(follower: Sidecar, transitions: int) -> bool:
     return bool((await follower.status())["transitions"] == transitions)
 
 
-async def test_an_object_without_a_record_is_vacant(sidecars: Sidecars, lock: Lock) -> None:
+async def test_an_object_without_a_record_is_vacant(sidecars: Sidecars, lock: LockObject) -> None:
     """A lock object that is there, and that nobody ever held, is taken at once."""
-    lock.create({"example.com/other": "stays"})
-    sidecar = lock.start(sidecars, "web-0")
+    await lock.create({"example.com/other": "stays"})
+    sidecar = start(sidecars, lock, "web-0")
 
     await sidecar.leading()
 
-    written(lock.text(), holder="web-0", lease=60, transitions=1)  # as client-go counts it
-    assert lock.everything()["metadata"]["annotations"]["example.com/other"] == "stays"
+    written(await lock.text(), holder="web-0", lease=60, transitions=1)  # as client-go counts it
+    assert (await lock.everything())["metadata"]["annotations"]["example.com/other"] == "stays"
 
 
 async def test_an_unreadable_record_is_waited_out(sidecars: Sidecars, real_api_server: RealAPIServer) -> None:
@@ -259,10 +211,10 @@ async def test_an_unreadable_record_is_waited_out(sidecars: Sidecars, real_api_s
         '{"holderIdentity":"stranger","leaseDurationSeconds":"10"}',
         '{"holderIdentity":"stranger","leaseDurationSeconds":2147483647}',
     ]
-    locks = [Lock(real_api_server, real_api_server.namespace()) for _ in texts]
+    locks = [LockObject(real_api_server, real_api_server.namespace()) for _ in texts]
     for lock, text in zip(locks, texts, strict=True):
-        lock.create({RECORD: text})
-    candidates = [lock.start(sidecars, "web-0", "3s") for lock in locks]
+        await lock.create({RECORD: text})
+    candidates = [start(sidecars, lock, "web-0", "3s") for lock in locks]
 
     for candidate in candidates:
         await candidate.leading()
@@ -274,17 +226,17 @@ async def test_an_unreadable_record_is_waited_out(sidecars: Sidecars, real_api_s
         assert datetime.fromisoformat(leading["time"]) - datetime.fromisoformat(reported["time"]) > timedelta(
             seconds=2.9
         )
-        written(lock.text(), holder="web-0", lease=3, transitions=1)
+        written(await lock.text(), holder="web-0", lease=3, transitions=1)
 
 
-async def test_a_dead_holder_is_waited_out_on_our_own_clock(sidecars: Sidecars, lock: Lock) -> None:
+async def test_a_dead_holder_is_waited_out_on_our_own_clock(sidecars: Sidecars, lock: LockObject) -> None:
     """A record whose times are long past is held all the same, for its own lease from when it was first seen."""
-    lock.create({RECORD: held("stranger", lease=2, transitions=7)})
+    await lock.create({RECORD: held("stranger", lease=2, transitions=7)})
     started = time.monotonic()
-    sidecar = lock.start(sidecars, "web-0")
+    sidecar = start(sidecars, lock, "web-0")
     await sidecar.naming("stranger")
 
     await sidecar.leading()
 
     assert time.monotonic() - started >= 2
-    assert lock.record()["leaderTransitions"] == 8
+    assert (await lock.record())["leaderTransitions"] == 8

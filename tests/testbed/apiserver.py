@@ -18,6 +18,7 @@ import unittest
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.testbed import binaries, golang
 from tests.testbed.connection import APIError, Connection, KubeconfigError, connect, write_kubeconfig
 from tests.testbed.ports import free_ports
-from tests.testbed.processes import start, tail
+from tests.testbed.processes import start, state, tail
 
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +41,9 @@ READY_SECONDS = 60.0
 
 PolicyRule = Mapping[str, Sequence[str]]
 """One RBAC rule as a Role has it: `apiGroups`, `resources`, `verbs`, perhaps `resourceNames`."""
+
+_Permission = tuple[str, str, str, str]
+"""API group, resource, name or empty for any, verb."""
 
 STOCK_RULES: tuple[PolicyRule, ...] = (
     {"apiGroups": [""], "resources": ["endpoints"], "verbs": ["get", "create", "update"]},
@@ -75,6 +79,7 @@ class RealAPIServer:
         self.folder = folder
         self._namespaces: list[str] = []
         self._kubeconfigs = 0
+        self._granted: dict[tuple[str, str], list[_Permission]] = {}
 
     @property
     def url(self) -> str:
@@ -119,8 +124,8 @@ class RealAPIServer:
         """Write a kubeconfig of a user who may do in `namespace` what the rules say, and nothing else.
 
         The user is a service account of that namespace, with a token of an hour. With `token_file`, the token is
-        written there, and the kubeconfig names that file. Returns when the server honours the rules. Called again
-        for the same user, it replaces the rules.
+        written there, and the kubeconfig names that file. Called again for the same user, it replaces the rules.
+        Returns when the server honours them, and refuses what it takes away.
         """
         self._account(user, namespace)
         self._grant(user, rules, namespace)
@@ -133,12 +138,12 @@ class RealAPIServer:
         path = self.folder / f"{namespace}-{user}-{self._kubeconfigs}.kubeconfig"
         return write_kubeconfig(path, url=self.url, ca_file=self.ca_file, token=token, namespace=namespace)
 
-    def issue_token(self, user: str, *, namespace: str, seconds: int = 3600) -> str:
-        """Return a new token for a user of `kubeconfig_for`, valid for at least 600 `seconds`."""
+    def issue_token(self, user: str, *, namespace: str) -> str:
+        """Return a new token for a user of `kubeconfig_for`, valid for an hour."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {"expirationSeconds": seconds},
+            "spec": {"expirationSeconds": 3600},
         }
         answer = self.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{user}/token", body)
         return str(answer["status"]["token"])
@@ -195,6 +200,9 @@ class RealAPIServer:
         """Start etcd again on the same ports with the same data. The server finds it by itself, after a while."""
         _unavailable()
 
+    def restore(self) -> None:
+        """Undo what the faults above left behind, and wait until the server is ready. Raises StartError."""
+
     @property
     def apiserver_pid(self) -> int:
         """Process id of kube-apiserver."""
@@ -231,20 +239,27 @@ class RealAPIServer:
         self._apply(f"{base}/rolebindings/{user}", version, "RoleBinding", {"subjects": [subject], "roleRef": role})
         # The authorizer learns of roles by a watch of its own, a moment after they are written.
         deadline = time.monotonic() + 10
-        while not all(self._honoured(user, rule, namespace) for rule in rules):
+        granted = [permission for rule in rules for permission in _permissions(rule)]
+        withdrawn = [one for one in self._granted.get((user, namespace), []) if one not in granted]
+        self._granted[user, namespace] = granted
+        while not (
+            all(self._honoured(user, one, namespace) for one in granted)
+            and not any(self._honoured(user, one, namespace) for one in withdrawn)
+        ):
             if time.monotonic() > deadline:
                 raise StartError(f"{self.url}: the rules of {user} in {namespace} are not in force after 10 s")
             time.sleep(0.02)
 
-    def _honoured(self, user: str, rule: PolicyRule, namespace: str) -> bool:
-        resource, _, subresource = rule["resources"][0].partition("/")
+    def _honoured(self, user: str, permission: _Permission, namespace: str) -> bool:
+        group, resource, name, verb = permission
+        resource, _, subresource = resource.partition("/")
         attributes = {
             "namespace": namespace,
-            "verb": rule["verbs"][0],
-            "group": rule["apiGroups"][0],
+            "verb": verb,
+            "group": group,
             "resource": resource,
             "subresource": subresource,
-            "name": next(iter(rule.get("resourceNames", [])), ""),
+            "name": name,
         }
         body = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -295,7 +310,7 @@ class LocalAPIServer(RealAPIServer):
         """Stop the server's process (SIGSTOP): connections stay open and nothing answers."""
         self._apiserver.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + 5
-        while _state(self._apiserver.pid) != "T":
+        while state(self._apiserver.pid) != "T":
             if time.monotonic() > deadline:
                 raise StartError("kube-apiserver does not stop on SIGSTOP")
             time.sleep(0.001)
@@ -322,6 +337,15 @@ class LocalAPIServer(RealAPIServer):
     def start_etcd(self) -> None:
         """Start etcd again on the same ports with the same data. The server finds it by itself, after a while."""
         self._etcd = self._launch_etcd(self.folder)
+
+    def restore(self) -> None:
+        """Undo what the faults above left behind, and wait until the server is ready. Raises StartError."""
+        if self._etcd.poll() is not None:
+            self.start_etcd()
+        if self._apiserver.poll() is not None:
+            self._apiserver = self._launch(self.folder)
+        self.resume()
+        self._await_ready(self.folder, self.connection.token or "")
 
     @property
     def apiserver_pid(self) -> int:
@@ -437,9 +461,8 @@ def _write_credentials(folder: Path, token: str) -> None:
     (folder / "service-account.pub").write_bytes(public)
 
 
-def _state(pid: int) -> str:
-    # The command's name, in parentheses, may hold spaces.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def _permissions(rule: PolicyRule) -> list[_Permission]:
+    return list(product(rule["apiGroups"], rule["resources"], rule.get("resourceNames") or ("",), rule["verbs"]))
 
 
 def _unavailable() -> NoReturn:

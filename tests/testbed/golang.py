@@ -143,7 +143,7 @@ def _build(go: Path, program: Program, *, module: Path, target: Path) -> None:
         done = subprocess.run(
             command,
             cwd=module,
-            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+            env={**_environment(), "CGO_ENABLED": "0", "GOWORK": "off"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -166,9 +166,14 @@ def _wanted_version(module: Path) -> tuple[int, ...]:
 
 def _version(go: Path, module: Path) -> tuple[int, ...] | None:
     # Inside the module, a go command that may switch to a newer toolchain answers with that one's version.
-    done = subprocess.run([go, "version"], cwd=module, capture_output=True, text=True, check=False)
+    done = subprocess.run([go, "version"], cwd=module, env=_environment(), capture_output=True, text=True, check=False)
     found = re.search(r"\bgo(\d+(?:\.\d+)*)", done.stdout)
     return tuple(map(int, found[1].split("."))) if done.returncode == 0 and found else None
+
+
+def _environment() -> dict[str, str]:
+    # Without HOME, which cron and containers may leave out, go has no place for what it caches.
+    return {"HOME": str(Path.home()), **os.environ}
 
 
 def _is_program(path: Path) -> bool:

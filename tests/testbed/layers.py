@@ -10,15 +10,17 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 
-LAYERS = ("unit", "contract-embedded", "contract-real", "system")
+LAYERS = ("unit", "contract", "contract-real", "system", "system-real", "testbed")
+
+REAL_PROPERTY = "real"
+"""The property, in the report, of a test that needs a real API server or a program built with Go."""
 
 
-def layer(classname: str, name: str) -> str:
-    """Return the layer of one test: the folder under `tests`, and for contract tests the server that they ran on."""
-    folder = [*classname.split("."), ""][1]
-    parameters = name.partition("[")[2].rstrip("]").split("-")
-    server = next((server for server in ("embedded", "real") if server in parameters), None)
-    return f"{folder}-{server}" if folder == "contract" and server else folder
+def layer(case: ET.Element) -> str:
+    """Return the layer of one test: the folder under `tests`, and whether it needs a real server."""
+    folder = [*case.get("classname", "").split("."), ""][1]
+    real = case.find(f"properties/property[@name='{REAL_PROPERTY}']") is not None
+    return f"{folder}-real" if real else folder
 
 
 def problems(report: Path) -> tuple[Counter[str], list[str]]:
@@ -31,7 +33,7 @@ def problems(report: Path) -> tuple[Counter[str], list[str]]:
         if skipped is not None:
             found.append(f"skipped: {name}: {skipped.get('message')}")
         elif case.find("failure") is None and case.find("error") is None:
-            passed[layer(case.get("classname", ""), case.get("name", ""))] += 1
+            passed[layer(case)] += 1
     found += [f"no test of the layer {name} passed" for name in LAYERS if not passed[name]]
     return passed, found
 

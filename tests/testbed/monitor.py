@@ -5,7 +5,8 @@
     assert monitor.at_once() == []
 
 It runs in the test's own loop, over one kept-alive connection to each candidate. Its judgement is sound on a slow
-machine: only what two answers prove counts, and being late makes what they prove shorter, never longer.
+machine: only what two answers prove counts, and being late makes what they prove shorter, never longer. It also knows
+how late it was itself, so that a test can bound what takes time without bounding what a busy machine adds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Monitor:
         self._candidates = list(candidates)
         self._answers: dict[Sidecar, list[Naming]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._ticks: list[float] = []
 
     def watch(self, candidate: Sidecar) -> None:
         """Ask one more candidate from now on."""
@@ -89,6 +91,7 @@ class Monitor:
         self._tasks.append(asyncio.create_task(self._ask(candidate)))
 
     async def __aenter__(self) -> Self:
+        self._tasks.append(asyncio.create_task(self._tick()))
         for candidate in self._candidates:
             self.watch(candidate)
         return self
@@ -154,6 +157,22 @@ class Monitor:
             for other in self.spans(another)
             if span.overlaps(other)
         ]
+
+    # -- What a busy machine takes --
+
+    def on_time(self, begin: float, end: float) -> float:
+        """Return the seconds from `begin` to `end` without those by which the test itself went on too late.
+
+        They were not ours, and hardly the candidates', who share the machine. A candidate that stalls by itself does
+        not make the test late.
+        """
+        instants = [begin, *(tick for tick in self._ticks if begin < tick < end), end]
+        return end - begin - sum(max(0.0, later - earlier - EVERY) for earlier, later in pairwise(instants))
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticks.append(time.monotonic())
+            await asyncio.sleep(EVERY)
 
     # -- Asking --
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from contextlib import suppress
@@ -15,7 +16,8 @@ _given_out: set[int] = set()
 def free_ports(count: int) -> list[int]:
     """Return so many ports that are free on every address, different ones at every call. Raises OSError."""
     ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
+    own = _share()
+    for port in random.sample(own, len(own)):
         if len(ports) == count:
             break
         if port in _given_out:
@@ -24,9 +26,15 @@ def free_ports(count: int) -> list[int]:
             probe.bind(("", port))
             ports.append(port)
     if len(ports) < count:
-        raise OSError(f"there are no {count} free ports between {PORTS.start} and {PORTS.stop}")
+        raise OSError(f"there are no {count} free ports between {own.start} and {own.stop}")
     _given_out.update(ports)
     return ports
+
+
+def _share() -> range:
+    # Workers of pytest-xdist know nothing of the ports that the others have given out and not yet bound.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return PORTS[int(worker) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 
 
 def free_port() -> int:

@@ -61,6 +61,20 @@ def stop(process: subprocess.Popen[bytes], *, patience: float = 10) -> int:
     return process.wait()
 
 
+def state(pid: int) -> str:
+    """Return the letter of a process's state (proc_pid_stat(5)); empty when there is no such process."""
+    try:
+        # The command's name, in parentheses, may hold spaces.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process, and it does not only wait to be collected."""
+    return state(pid) not in ("", "Z")
+
+
 def tail(log: Path, *, lines: int = 15) -> str:
     """Return the last lines of a log, for messages; empty when there is no log."""
     try:

@@ -60,7 +60,7 @@ class _Link:
 class Proxy:
     """Forwards connections to `url`'s host and port; `async with` it, or `start` and `close`.
 
-    `delay` is in seconds, for each piece in each direction. `upstream` may be changed: it counts for new connections.
+    `upstream` may be changed: it counts for new connections.
     With `terminate`, TLS ends here and begins anew: the contexts are those of our listener and of our own connections.
     """
 
@@ -70,7 +70,6 @@ class Proxy:
         self._name = address.hostname or ""
         self.upstream = (self._name, address.port or 443)
         self.port = free_port()
-        self.delay = 0.0
         self.accepted = 0
         """Connections that were accepted so far, those that could not be forwarded included."""
         self._terminate = terminate
@@ -136,16 +135,13 @@ class Proxy:
         for link in self._links:
             link.reset()
 
-    def silence(self, *, requests: bool = True, answers: bool = True, existing: bool = True, new: bool = True) -> None:
-        """Hold back, until `heal`, what comes in the named directions on existing or new connections, or on both.
+    def silence(self, *, requests: bool = True, answers: bool = True, new: bool = True) -> None:
+        """Hold back, until `heal`, what comes in the named directions on the connections there are, and on `new` ones.
 
         Connections stay open, and new ones are accepted.
         """
-        if existing:
-            for link in self._links:
-                link.let(
-                    requests=link.requests.is_set() and not requests, answers=link.answers.is_set() and not answers
-                )
+        for link in self._links:
+            link.let(requests=link.requests.is_set() and not requests, answers=link.answers.is_set() and not answers)
         if new:
             self._new_requests = self._new_requests and not requests
             self._new_answers = self._new_answers and not answers
@@ -193,8 +189,6 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         with suppress(ConnectionError):
             while piece := await reader.read(CHUNK):
-                if self.delay:
-                    await asyncio.sleep(self.delay)
                 await flows.wait()
                 writer.write(piece)
                 await writer.drain()

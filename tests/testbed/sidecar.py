@@ -85,12 +85,12 @@ class Answer:
         return json.loads(self.body)
 
 
-async def exchange(host: str, port: int, sent: bytes, *, seconds: float = ANSWER_SECONDS) -> bytes:
+async def exchange(host: str, port: int, sent: bytes) -> bytes:
     """Send bytes over a connection of their own and return all that comes until it is closed.
 
-    Raises OSError; TimeoutError, which is one, after `seconds`.
+    Raises OSError; TimeoutError, which is one, after `ANSWER_SECONDS`.
     """
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(ANSWER_SECONDS):
         reader, writer = await asyncio.open_connection(host, port)
         try:
             received = b""
@@ -163,19 +163,11 @@ class Sidecar:
 
     # -- What it says over HTTP --
 
-    async def ask(
-        self,
-        path: str = "/",
-        method: str = "GET",
-        *,
-        body: bytes = b"",
-        host: str = "127.0.0.1",
-        seconds: float = ANSWER_SECONDS,
-    ) -> Answer:
+    async def ask(self, path: str = "/", method: str = "GET", *, body: bytes = b"", host: str = "127.0.0.1") -> Answer:
         """Send one request and return the answer. Raises OSError when there is none in time."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost:{self.port}\r\n{length}Connection: close\r\n\r\n"
-        return Answer.parse(await exchange(host, self.port, head.encode() + body, seconds=seconds))
+        return Answer.parse(await exchange(host, self.port, head.encode() + body))
 
     async def leader_name(self) -> str | None:
         """Return whom `/` names, `""` when nobody, None when nothing answers in time."""
@@ -237,6 +229,20 @@ class Sidecar:
         """Wait for a line with `text` in any of its fields and return the first."""
         await until(lambda: self.logged(text), f"{self.identity} logs {text!r}", seconds=seconds)
         return self.logged(text)[0]
+
+
+async def leader_of(candidates: Iterable[Sidecar], *, seconds: float = PATIENCE) -> Sidecar:
+    """Wait until all of them name the same one of them, and return it."""
+    members = {candidate.identity: candidate for candidate in candidates}
+    names: set[str | None] = set()
+
+    async def agreed() -> bool:
+        nonlocal names
+        names = {await member.leader_name() for member in members.values()}
+        return len(names) == 1 and names <= set(members)
+
+    await until(agreed, "all name one of them", seconds=seconds)
+    return members[str(names.pop())]
 
 
 class Sidecars:

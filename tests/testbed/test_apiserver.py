@@ -91,13 +91,15 @@ def test_requests_are_counted(real_api_server: RealAPIServer) -> None:
         real_api_server.request("GET", endpoints(namespace, "example"))
     after = real_api_server.metrics()
 
-    assert after.requests["GET", "endpoints"] - before.requests["GET", "endpoints"] == 3
+    counted = after.requests["GET", "endpoints"] - before.requests["GET", "endpoints"]
+    # Others may ask a given cluster meanwhile.
+    assert counted == 3 or (counted > 3 and not isinstance(real_api_server, LocalAPIServer))
     assert after.cpu_seconds > before.cpu_seconds > 0
 
 
 @pytest.mark.usefixtures("real_api_server")
 def test_a_server_of_our_own_can_hang_and_go_and_leaves_nothing(tmp_path: Path) -> None:
-    """Pause, resume, kill and restart keep address and data; after `close` its processes are gone."""
+    """Pause, resume, kill, restart and `restore` keep address and data; after `close` its processes are gone."""
     if os.environ.get(ENVIRONMENT_KUBECONFIG):
         pytest.skip(f"{ENVIRONMENT_KUBECONFIG} is set, so no server of our own is wanted")
     with LocalAPIServer(tmp_path) as server:
@@ -117,6 +119,15 @@ def test_a_server_of_our_own_can_hang_and_go_and_leaves_nothing(tmp_path: Path) 
         server.start_apiserver()
         assert refusal(server.connection, endpoints(namespace, "example")) == 0
         pids.append(server.apiserver_pid)
+
+        server.pause()
+        server.stop_etcd()
+        server.restore()
+        assert refusal(server.connection, endpoints(namespace, "example")) == 0
+        server.stop_apiserver()
+        server.restore()
+        assert refusal(server.connection, endpoints(namespace, "example")) == 0
+        pids += [server.apiserver_pid, server.etcd_pid]
 
     for pid in pids:
         with pytest.raises(ProcessLookupError):

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.testbed.layers import layer, problems
+import pytest
+
+from tests.testbed.layers import LAYERS, problems
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMPLETE = """
+REAL = '<properties><property name="real" value="True"/></properties></testcase>'
+
+COMPLETE = f"""
 <testcase classname="tests.unit.test_record" name="test_bytes"/>
 <testcase classname="tests.contract.test_watch.TestResume" name="test_resume[embedded-5]"/>
-<testcase classname="tests.contract.test_watch.TestResume" name="test_resume[real-5]"/>
-<testcase classname="tests.system.test_faults" name="test_sigstop"/>
+<testcase classname="tests.contract.test_watch.TestResume" name="test_resume[real-5]">{REAL}
+<testcase classname="tests.system.test_flags" name="test_help"/>
+<testcase classname="tests.system.test_faults" name="test_sigstop">{REAL}
+<testcase classname="tests.testbed.test_proxy" name="test_cut"/>
 """
 
 
@@ -28,22 +34,24 @@ def test_a_run_of_all_layers_has_no_problem(tmp_path: Path) -> None:
     """One passed test in each layer is enough, and each is counted where it belongs."""
     passed, found = problems(report(tmp_path, COMPLETE))
 
-    assert passed == {"unit": 1, "contract-embedded": 1, "contract-real": 1, "system": 1}
+    assert passed == dict.fromkeys(LAYERS, 1)
     assert found == []
 
 
-def test_a_missing_layer_is_a_problem(tmp_path: Path) -> None:
-    """Without a test that passed on the real server the run does not count, whatever else passed."""
-    only_embedded = "\n".join(line for line in COMPLETE.splitlines() if "[real" not in line)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_missing_layer_is_a_problem(tmp_path: Path, layer: str) -> None:
+    """Without a test that passed in each layer the run does not count, whatever else passed."""
+    lines = dict(zip(LAYERS, COMPLETE.strip().splitlines(), strict=True))
+    del lines[layer]
 
-    assert problems(report(tmp_path, only_embedded))[1] == ["no test of the layer contract-real passed"]
+    assert problems(report(tmp_path, "".join(lines.values())))[1] == [f"no test of the layer {layer} passed"]
 
 
 def test_a_layer_whose_tests_failed_did_not_run(tmp_path: Path) -> None:
     """A test that failed or broke does not stand for its layer."""
-    broken = COMPLETE.replace('"test_sigstop"/>', '"test_sigstop"><error message="no server"/></testcase>')
+    broken = COMPLETE.replace('"test_sigstop">', '"test_sigstop"><error message="no server"/>')
 
-    assert problems(report(tmp_path, broken))[1] == ["no test of the layer system passed"]
+    assert problems(report(tmp_path, broken))[1] == ["no test of the layer system-real passed"]
 
 
 def test_a_skipped_test_is_a_problem(tmp_path: Path) -> None:
@@ -53,8 +61,3 @@ def test_a_skipped_test_is_a_problem(tmp_path: Path) -> None:
     found = problems(report(tmp_path, COMPLETE + skipped))[1]
 
     assert found == ["skipped: tests.unit.test_record::test_zone: no zones"]
-
-
-def test_only_a_whole_parameter_names_the_server() -> None:
-    """A parameter that only contains the word `real` does not make a test one of the real server."""
-    assert layer("tests.contract.test_errors", "test_wording[realm]") == "contract"

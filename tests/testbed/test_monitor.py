@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.testbed.monitor import Monitor, Naming
+from tests.testbed.monitor import EVERY, Monitor, Naming
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
@@ -72,6 +73,18 @@ def test_a_long_gap_proves_nothing() -> None:
     """Where nobody asked for a while, the candidate may have led twice with another in between."""
     one = [Naming(0.0, 0.1, "a"), Naming(5.0, 5.1, "a")]
     assert not judged(one, [Naming(2.0, 2.1, "b"), Naming(2.2, 2.3, "b")])
+
+
+async def test_time_in_which_the_test_stood_still_does_not_count() -> None:
+    """A loop that is held up takes nothing from a bound; time that merely goes by does."""
+    async with Monitor() as monitor:
+        began = time.monotonic()
+        time.sleep(0.4)  # noqa: ASYNC251 - holds the loop up, as a busy machine does
+        held_up = time.monotonic() - began
+        assert monitor.on_time(began, began + held_up) < 2 * EVERY
+        await until(lambda: monitor.on_time(began, time.monotonic()) > 10 * EVERY, "time goes by")
+        now = time.monotonic()
+        assert monitor.on_time(began, now) < now - began - held_up + 2 * EVERY
 
 
 async def test_candidates_are_asked_all_the_time() -> None:

@@ -19,15 +19,9 @@ ROOT = Path(__file__).parents[2]
 def await_gone(pid: int) -> None:
     """Wait until a process is gone, or only waits to be collected."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        if state == "Z":
-            return
+    while processes.is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
         time.sleep(0.01)
-    pytest.fail(f"process {pid} is still there")
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

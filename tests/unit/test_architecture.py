@@ -30,17 +30,14 @@ REGISTRIES = [
 """Hosts of package registries. Which one is used is decided by whoever builds, with the tools' own settings."""
 
 
-def tracked() -> list[Path]:
-    """Return the repository's files, as git lists them: those that are ignored are nobody's work."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode == 0:
-        return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]
-    return [path for folder in OURS for path in folder.rglob("*") if path.is_file()]
+WRITTEN = ["[A-Z]*", "pyproject.toml", "requirements*.txt", ".ci/**/*", "docs/**/*", "sidecar/**/*", "tests/**/*"]
+"""Where the files are that somebody wrote, rather than a tool; at the root, README.md, Makefile and their like."""
+
+
+def written() -> list[Path]:
+    """Return these files."""
+    found = [path for pattern in WRITTEN for path in ROOT.glob(pattern)]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 def python_files() -> list[Path]:
@@ -101,7 +98,7 @@ def test_no_registry_is_named() -> None:
     """Nothing in the tree names the host of a package registry."""
     named = [
         f"{path.relative_to(ROOT)}: {host}"
-        for path in tracked()
+        for path in written()
         for host in REGISTRIES
         if host.encode() in path.read_bytes()
     ]

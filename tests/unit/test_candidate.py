@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from sidecar.candidate import SystemClock
 from sidecar.kube import ApiError, NotFoundError
 from sidecar.lab.resources import ENDPOINTS
 from sidecar.lab.virtualtime import run
@@ -29,6 +31,8 @@ from tests.unit.arena import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sidecar.locks import EndpointsLock
+
 SEEDS = range(80)
 
 
@@ -41,6 +45,17 @@ def play(scene: Callable[[Arena], Awaitable[None]], seed: int = 0) -> None:
         await arena.end()
 
     run(main())
+
+
+def client_of(process: Process) -> Any:  # noqa: ANN401 - so that a test may replace its methods
+    """Return the client of the API server in the process's lock."""
+    return cast("EndpointsLock", process.candidate._lock)._kube
+
+
+def test_the_machines_clock_runs_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are timed by CLOCK_BOOTTIME: by any other clock a leader that was suspended would lead on after it."""
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 5.0}.__getitem__)
+    assert SystemClock().now() == 5.0
 
 
 # -- When all is well --------------------------------------------------------------------------------------------------
@@ -336,19 +351,20 @@ def test_nothing_but_writes_fails_and_is_told_once() -> None:
     async def scene(arena: Arena) -> None:
         process = arena.start("a")
         await arena.leader()
-        answer = process.candidate._lock._kube._ask  # type: ignore[attr-defined]
+        client = client_of(process)
+        answer = client._ask
 
         async def only_reads(verb: str, operation: Any) -> Any:  # noqa: ANN401 - hands on what it gets
             if verb != "get":
                 raise ApiError(f"{verb}: no answer in time")
             return await answer(verb, operation)
 
-        process.candidate._lock._kube._ask = only_reads  # type: ignore[attr-defined]
+        client._ask = only_reads
         since = arena.loop.time()
         await asyncio.sleep(600)
         said = arena.said(process, since)
         assert len(said) <= 3, "\n".join(said)
-        process.candidate._lock._kube._ask = answer  # type: ignore[attr-defined]
+        client._ask = answer
         await arena.until(process.candidate.is_leading, within=TTL)
         assert len(arena.said(process, since)) <= 5
 
@@ -363,7 +379,7 @@ def test_loop_that_hangs_is_told_from_one_that_waits() -> None:
         await arena.leader()
         await asyncio.sleep(60)
         assert process.candidate.is_alive()
-        process.candidate._lock._kube._ask = lambda *_: asyncio.Event().wait()  # type: ignore[attr-defined]
+        client_of(process)._ask = lambda *_: asyncio.Event().wait()
         await asyncio.sleep(60)
         assert not process.candidate.is_alive()
 

@@ -30,8 +30,8 @@ ELECTION = "example"
 
 
 @dataclass(kw_only=True)
-class Contest:
-    """One election among processes. Made by `contest`.
+class MonitoredElection:
+    """One election among processes. Made by `monitored_election`.
 
     `ttl` is in seconds, whole ones; the other times are what the program derives from it.
     """
@@ -121,7 +121,9 @@ class Contest:
 
 
 @asynccontextmanager
-async def contest(server: APIServer, sidecars: Sidecars, *, ttl: int = 3) -> AsyncIterator[Contest]:
+async def monitored_election(
+    server: APIServer, sidecars: Sidecars, *, ttl: int = 3
+) -> AsyncIterator[MonitoredElection]:
     """Hold an election on a server, in a namespace of its own.
 
     When the block ends well, no two candidates may have named themselves at once.
@@ -129,38 +131,67 @@ async def contest(server: APIServer, sidecars: Sidecars, *, ttl: int = 3) -> Asy
     namespace = await asyncio.to_thread(server.namespace)
     kubeconfig = await asyncio.to_thread(server.kubeconfig_for, "candidate", RULES, namespace=namespace)
     async with Monitor() as monitor:
-        yield Contest(namespace=namespace, kubeconfig=kubeconfig, ttl=ttl, monitor=monitor, _sidecars=sidecars)
+        yield MonitoredElection(
+            namespace=namespace, kubeconfig=kubeconfig, ttl=ttl, monitor=monitor, _sidecars=sidecars
+        )
         assert monitor.at_once() == []
 
 
+@dataclass(frozen=True)
 class LockObject:
-    """The lock object of a contest on a real server, in the hands of its administrator. Every call is a coroutine."""
+    """The lock object of an election on a real server, in the hands of its administrator. Every call is a coroutine.
 
-    def __init__(self, server: RealAPIServer, namespace: str) -> None:
-        self._server = server
-        self._collection = f"/api/v1/namespaces/{namespace}/endpoints"
-        self._path = f"{self._collection}/{ELECTION}"
+    What asks the server raises APIError where there is no object, and KeyError where it has no record.
+    """
+
+    server: RealAPIServer
+    namespace: str
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return f"/api/v1/namespaces/{self.namespace}/endpoints/{ELECTION}"
+
+    async def create(self, annotations: dict[str, str] | None = None, **content: object) -> Any:  # noqa: ANN401 - JSON
+        """Create it, with `labels` and whatever else belongs into it; return it."""
+        metadata = {"name": ELECTION, "annotations": annotations or {}, "labels": content.pop("labels", {})}
+        body = {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, **content}
+        return await asyncio.to_thread(self.server.request, "POST", self.path.rpartition("/")[0], body)
+
+    async def everything(self) -> Any:  # noqa: ANN401 - JSON
+        """Return all of it."""
+        return await asyncio.to_thread(self.server.request, "GET", self.path)
+
+    async def text(self) -> str:
+        """Return the text in the record's place."""
+        return str((await self.everything())["metadata"]["annotations"][RECORD_ANNOTATION])
 
     async def record(self) -> dict[str, Any]:
-        """Return the leader election record. Raises APIError where there is no object, KeyError where no record."""
-        body = await asyncio.to_thread(self._server.request, "GET", self._path)
-        found: dict[str, Any] = json.loads(body["metadata"]["annotations"][RECORD_ANNOTATION])
+        """Return the leader election record."""
+        found: dict[str, Any] = json.loads(await self.text())
         return found
 
-    async def annotate(self, text: str | None, *, claim: str | None = "") -> None:
-        """Put a text in the record's place, None for nothing; and in the claim's, which `""` leaves alone."""
-        annotations = {RECORD_ANNOTATION: text} | ({CLAIM_ANNOTATION: claim} if claim != "" else {})
-        await asyncio.to_thread(
-            self._server.request,
+    async def merge(self, metadata: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """Merge this into its metadata, where None removes; return all of it."""
+        return await asyncio.to_thread(
+            self.server.request,
             "PATCH",
-            self._path,
-            {"metadata": {"annotations": annotations}},
+            self.path,
+            {"metadata": metadata},
             content_type="application/merge-patch+json",
         )
 
+    async def annotate(self, text: str | None, *, claim: str | None = "") -> Any:  # noqa: ANN401 - JSON
+        """Put a text in the record's place, None for nothing; and in the claim's, which `""` leaves alone.
+
+        Returns all of it.
+        """
+        annotations = {RECORD_ANNOTATION: text} | ({CLAIM_ANNOTATION: claim} if claim != "" else {})
+        return await self.merge({"annotations": annotations})
+
     async def delete(self) -> None:
         """Delete it."""
-        await asyncio.to_thread(self._server.request, "DELETE", self._path)
+        await asyncio.to_thread(self.server.request, "DELETE", self.path)
 
     async def renewed(self) -> float:
         """Wait for the next renewal; return an instant of `time.monotonic` that came before it was applied."""

@@ -1,0 +1,104 @@
+"""The pod's service account: what it leads to, and how its token is rotated."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from kubernetes_asyncio.config import incluster_config
+
+from sidecar import kubeconfig
+from sidecar.kube import KubeClient, UnauthorizedError
+from tests.testbed.certificate import self_signed
+from tests.unit.wire import Wire, answered, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATH = "/api/v1/namespaces/default/endpoints/example"
+OBJECT = {"metadata": {"name": "example", "resourceVersion": "7"}}
+
+
+@dataclass
+class Pod:
+    """What a pod mounts, and the server's side of TLS that its authority vouches for.
+
+    `now` is the time by which the library judges how old a token is.
+    """
+
+    token: Path
+    tls: ssl.SSLContext
+    _monkeypatch: pytest.MonkeyPatch
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 1))  # noqa: DTZ001 - the library's are naive
+
+    def client(self, server: Wire, *, clock: Callable[[], float] = lambda: 0.0) -> KubeClient:
+        """Return a client with the pod's credentials; its environment names `server`."""
+        address = urlsplit(server.url)
+        self._monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(address.hostname))
+        self._monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
+        load = kubeconfig.choose(kubeconfig=None, use_cluster_credentials=True, environ={}, home=Path("/nowhere"))
+        return KubeClient(load, timeout=5, user_agent="t", clock=clock)
+
+
+@pytest.fixture
+def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    """Mount a service account whose token is `old`."""
+    token = tmp_path / "token"
+    token.write_text("old")
+    authority = self_signed(tmp_path / "ca.crt")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority)
+    pod = Pod(token, tls, monkeypatch)
+    clock = SimpleNamespace(datetime=SimpleNamespace(now=lambda: pod.now))
+    monkeypatch.setattr(incluster_config, "datetime", clock)
+    return pod
+
+
+def tokens(server: Wire) -> list[str]:
+    """Return the credentials of each request."""
+    return [asked.headers["authorization"] for asked in server.asked]
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+async def test_a_pods_service_account_is_used(pod: Pod, ending: str) -> None:
+    """Host and port are the environment's, the authority and the token the mounted ones; a newline is forgiven."""
+    pod.token.write_text(f"secret{ending}")
+    async with wire(answered(OBJECT), tls=pod.tls) as server:
+        kube = pod.client(server)
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+    assert tokens(server) == ["Bearer secret"]
+
+
+async def test_a_rotated_token_is_used_within_a_minute(pod: Pod) -> None:
+    """The kubelet replaces a token long before it expires: it is read again by itself, without being refused first."""
+    async with wire(answered(OBJECT), tls=pod.tls) as server:
+        kube = pod.client(server)
+        await kube.get(PATH)
+        pod.token.write_text("new\n")
+        pod.now += timedelta(seconds=60)
+        await kube.get(PATH)
+        await kube.get(PATH)
+        await kube.close()
+    assert tokens(server) == ["Bearer old", "Bearer new", "Bearer new"]
+
+
+async def test_a_refused_token_is_read_again_at_once(pod: Pod) -> None:
+    """After a 401 the next request carries what the file holds now, with no minute in between."""
+    seconds = iter(range(100, 200, 10))
+    async with wire(answered({}, 401), answered(OBJECT), tls=pod.tls) as server:
+        kube = pod.client(server, clock=lambda: next(seconds))
+        with pytest.raises(UnauthorizedError):
+            await kube.get(PATH)
+        pod.token.write_text("new\n")
+        assert await kube.get(PATH) == OBJECT
+        await kube.close()
+    assert tokens(server) == ["Bearer old", "Bearer new"]
