@@ -102,3 +102,31 @@ async def test_a_refused_token_is_read_again_at_once(pod: Pod) -> None:
         assert await kube.get(PATH) == OBJECT
         await kube.close()
     assert tokens(server) == ["Bearer old", "Bearer new"]
+
+
+async def test_a_home_that_may_not_be_looked_into_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unprivileged process with root's HOME uses its service account; a kubeconfig out of reach is one line."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    in_pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    home = Path("/root")
+    load = kubeconfig.choose(kubeconfig=None, use_cluster_credentials=False, environ=in_pod, home=home)
+    with pytest.raises(kubeconfig.ConfigError, match="service account"):
+        await load()
+    load = kubeconfig.choose(kubeconfig="/root/config", use_cluster_credentials=False, environ={}, home=home)
+    with pytest.raises(kubeconfig.ConfigError, match="kubeconfig /root/config: no such file, or not readable"):
+        await load()
+
+
+def test_nobody_at_home_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home directory, as a container's random uid, gets the one line, and no traceback."""
+
+    def nowhere(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    with pytest.raises(kubeconfig.ConfigError, match=r"there is no ~/.kube/config; set KUBECONFIG"):
+        kubeconfig.choose(kubeconfig=None, use_cluster_credentials=False, environ={}, home=Path("~"))
