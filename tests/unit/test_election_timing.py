@@ -240,7 +240,7 @@ def test_poll_shows_the_release() -> None:
 
 
 def test_polls_soon_after_the_watch_ended() -> None:
-    """When the watch stops, a renewed one has a retry period to show something; then the polls begin, not all at once."""
+    """When the watch stops, a renewed one has a retry period to show something; then polls begin, not all at once."""
     player = follower(held(5))
     player.happens(WatchStopped(), at=4.0)
     assert 4.0 + RETRY <= player.does(Wait).until <= 4.0 + RETRY * 1.5
