@@ -1,8 +1,9 @@
 """The driver: turns answers and watch events into the election's events, and its actions into requests.
 
-Two tasks and no more: one goes round the loop of `sidecar.election`, one keeps the watch on the lock object alive.
-What is known lives in one immutable state, which both replace without an await in between; there is no queue, and
-nothing that is shown waits for a request that hangs.
+Three tasks and no more: one goes round the loop of `sidecar.election`, one keeps the watch on the lock object alive,
+and, where leaders are spread over nodes, one goes round `sidecar.settling`. What is known lives in one immutable state,
+which they replace without an await in between; there is no queue, and nothing that is shown waits for a request that
+hangs.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from sidecar import balance, settling
+from sidecar.census import CensusTaker
 from sidecar.election import (
     Action,
     Candidacy,
     Changed,
     Conflicted,
+    Count,
+    Counted,
     Deleted,
     Event,
     Failed,
@@ -34,17 +39,25 @@ from sidecar.election import (
     apply,
     next_action,
 )
-from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError, UnauthorizedError
+from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError, Permission
 from sidecar.locks import Bookmark
 from sidecar.record import Record, UnreadableRecord, format_time
+from sidecar.registration import registration_key, registrations
+from sidecar.settling import Advise, Look, Pause, Register, Settling
+from sidecar.troubles import Troubles
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
+    from sidecar.balance import LockSeen
+    from sidecar.census import Taken
+    from sidecar.group import Group
     from sidecar.locks import Lock, LockEvent
+    from sidecar.record import Snapshot
+    from sidecar.registration import Registration
 
 WATCH_SECONDS = (3000, 4200)
 """How long the API server is asked to keep one watch, drawn from this range. Long, because each end costs a request a
@@ -64,6 +77,9 @@ WATCH_FORBIDDEN_PAUSE = 600.0
 
 RELEASE_LIMIT = 5.0
 """Seconds that the release may take at most: well within the grace that a pod, or a container, is given to end."""
+
+WITHDRAW_LIMIT = 1.0
+"""Seconds that it may take to withdraw the registration of somebody who leaves."""
 
 LONGEST_WAIT = 5.0
 """Seconds after which the loop goes round although nothing happened, so that one that is stuck can be told from it."""
@@ -111,12 +127,17 @@ class Status:
     transitions: int | None
     why: str
     last_error: str
+    placing: str
+    """What was done last for the balance of leaders over nodes, and why."""
+    census: Taken | None
+    """The group, as this candidate last saw it."""
 
 
 class Candidate:
     """One participant in one election.
 
-    `run` takes part until `leave` is called; everything else may be asked at any time and never waits.
+    `run` takes part until `leave` is called; everything else may be asked at any time and never waits. Without a
+    `group`, or without `candidacy.balance`, nodes do not matter.
     """
 
     def __init__(
@@ -124,6 +145,7 @@ class Candidate:
         candidacy: Candidacy,
         lock: Lock,
         *,
+        group: Group | None = None,
         clock: Clock,
         random: random.Random,
         request_timeout: float,
@@ -138,7 +160,17 @@ class Candidate:
         self._woken = asyncio.Event()
         self._news = asyncio.Event()
         self._round_began = clock.now()
-        self._troubles = _Troubles(log, resource=lock.resource, clock=clock)
+        self._troubles = Troubles(log, resource=lock.resource, wall=clock.wall)
+        self._group = group
+        self._census: CensusTaker | None = None
+        self._settling: Settling | None = None
+        if group is not None and candidacy.balance is not None:
+            self._census = CensusTaker(group, now=clock.now, wall=clock.wall, troubles=self._troubles)
+            if candidacy.registers:
+                self._settling = Settling(candidacy=candidacy, lock=lock.name)
+        self._placing = ""
+        self._patching = Permission(clock.now)
+        self._stirred = asyncio.Event()
         self._watch_version = 0
         self._watch_limit: asyncio.Timeout | None = None
         self._release_limit: asyncio.Timeout | None = None
@@ -162,6 +194,10 @@ class Candidate:
         """Tell whether the loop goes round, whoever leads and whatever the API server does."""
         return self._clock.now() - self._round_began < STALLED
 
+    def is_balanced(self) -> bool:
+        """Tell whether nodes matter to this candidate."""
+        return self._census is not None
+
     def status(self) -> Status:
         """Return what there is to tell."""
         state, now = self._state, self._clock.now()
@@ -174,7 +210,7 @@ class Candidate:
         return Status(
             identity=me.identity,
             node=me.node,
-            role="releasing" if state.leaving else "leading" if leading else "following" if observed else "starting",
+            role=_role(state, leading=leading),
             leader=name,
             leader_node=claim.node if claim else "",
             fencing_token=term.token if term else None,
@@ -183,6 +219,8 @@ class Candidate:
             transitions=record.transitions if isinstance(record, Record) else None,
             why=state.note,
             last_error=self._troubles.last,
+            placing=self._placing,
+            census=self._census.last if self._census else None,
         )
 
     # -- Taking part --
@@ -190,13 +228,17 @@ class Candidate:
     async def run(self) -> None:
         """Take part in the election until `leave` was called and what was held is released, or that took too long."""
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._keep_watching())
+            others = [tasks.create_task(self._keep_watching())]
+            if self._settling is not None:
+                others.append(tasks.create_task(self._settle(self._settling)))
             try:
                 async with asyncio.timeout(None) as self._release_limit:
                     await self._go_round()
             except TimeoutError:
                 self._log.warning("could not release the lock in time; the others wait for its lease to run out")
-            watch.cancel()
+            for task in others:
+                task.cancel()
+        await self._withdraw()
 
     def leave(self) -> None:
         """Stop leading at once; then release the lock, for at most `RELEASE_LIMIT` seconds, and let `run` end."""
@@ -225,6 +267,8 @@ class Candidate:
                         self._happened(event)
                 case Write():
                     self._happened(await self._write(action))
+                case Count():
+                    self._happened(await self._count())
                 case Leave():
                     return
 
@@ -257,7 +301,7 @@ class Candidate:
         verb = "create" if write.base is None else "update"
         asked_at = self._clock.now()
         try:
-            snapshot = await self._lock.write(write.base, write.record, write.claim)
+            snapshot = await self._lock.write(write.base, write.record, write.claim, write.others)
         except ConflictError:
             self._troubles.ended(verb)
             return Conflicted()
@@ -270,6 +314,131 @@ class Candidate:
         self._troubles.ended(verb)
         self._expect(snapshot.version)
         return Written(snapshot, asked_at)
+
+    # -- The balance --
+
+    async def _count(self) -> Counted:
+        """Take the census for a bid."""
+        census = await self._census.take(cached=True) if self._census else None
+        me, observed = self._state.candidacy, self._state.observed
+        if census is None or me.balance is None or observed is None:
+            return Counted(None)
+        known = dict(registrations(observed.snapshot.annotations) if observed.snapshot else {})
+        if observed.holder:
+            # Whoever let the lease run out is no rival.
+            known.pop(registration_key(observed.holder), None)
+        rivals = frozenset(registration.node for registration in known.values())
+        seconds = balance.delay(census, election=self._lock.name, node=me.node, rivals=rivals, slot=me.balance.slot)
+        carries = census.loads(without=self._lock.name).get(me.node, 0)
+        self._place(
+            f"held the bid back for {seconds:g} s: {me.node} carries {carries}, others less"
+            if seconds
+            else f"bid at once: {me.node} carries {carries}, and nobody less"
+        )
+        return Counted(seconds)
+
+    async def _settle(self, state: Settling) -> None:
+        told = state.why
+        try:
+            while True:
+                self._stirred.clear()
+                state = settling.observe(state, self._state, self._moment())
+                state, step = settling.next_step(state, self._moment())
+                match step:
+                    case Pause(until):
+                        await self._rest(until - self._clock.now())
+                    case Register(registration):
+                        await self._register(registration)
+                    case Advise(advice):
+                        for event in advice:
+                            self._happened(event)
+                    case Look():
+                        state = await self._look(state)
+                if state.why != told:
+                    told = state.why
+                    self._place(told)
+        except Exception:  # noqa: BLE001 - the election has to go on; who was checking leads after a while all the same
+            self._log.critical("leaders are no longer spread over nodes, because of a defect", exc_info=True)
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(min(seconds, LONGEST_WAIT)):
+                await self._stirred.wait()
+        except TimeoutError:
+            pass
+
+    async def _look(self, state: Settling) -> Settling:
+        taker, group = self._census, self._group
+        census = await taker.take(cached=False) if taker else None
+        state, verdict = settling.looked(settling.observe(state, self._state, self._moment()), census, self._moment())
+        for event in verdict.advice:
+            self._happened(event)
+        if group is not None and taker is not None and taker.last is not None:
+            for name in verdict.nudges:
+                await self._nudge(group, taker.last.locks[name])
+        return state
+
+    async def _nudge(self, group: Group, lock: LockSeen) -> None:
+        if self._patching.denied:
+            return
+        try:
+            await group.nudge(lock)
+        except NotFoundError:
+            self._log.debug("nobody to nudge", lock=lock.name)
+        except ApiError as error:
+            self._patch_failed(error)
+
+    async def _register(self, registration: Registration | None) -> None:
+        key = registration_key(self._state.candidacy.identity)
+        await self._annotate({key: registration.encode() if registration else None})
+
+    async def _annotate(self, annotations: Mapping[str, str | None]) -> None:
+        try:
+            if not self._patching.denied:
+                try:
+                    snapshot = await self._lock.annotate(annotations)
+                except ForbiddenError as error:
+                    self._patch_failed(error)
+                else:
+                    self._troubles.ended("patch")
+                    self._annotated(snapshot)
+                    return
+            # Without a census there is no balance, and no need to say where one runs.
+            if self._census is not None and await self._census.take(cached=True) is not None:
+                self._annotated(await self._lock.swap(annotations))
+        except (ConflictError, NotFoundError):
+            self._log.debug("the lock object changed before it was annotated")
+        except ApiError as error:
+            self._patch_failed(error)
+
+    def _annotated(self, snapshot: Snapshot) -> None:
+        self._expect(snapshot.version)
+        self._happened(Changed(snapshot))
+
+    def _patch_failed(self, error: ApiError) -> None:
+        if isinstance(error, ForbiddenError):
+            self._patching.deny()
+        self._troubles.met("patch", error)
+
+    async def _withdraw(self) -> None:
+        """Take this candidate's registration off the lock object; who released the lock has done so already."""
+        key = registration_key(self._state.candidacy.identity)
+        observed = self._state.observed
+        if observed is None or observed.snapshot is None or self._settling is None:
+            return
+        registered = registrations(observed.snapshot.annotations).get(key)
+        if registered is None or registered.pod_uid != self._state.candidacy.pod_uid:
+            return
+        try:
+            async with asyncio.timeout(WITHDRAW_LIMIT):
+                await self._annotate({key: None})
+        except TimeoutError:
+            self._log.debug("the registration was not withdrawn in time; the leader strikes it out later")
+
+    def _place(self, why: str) -> None:
+        if why != self._placing:
+            self._placing = why
+            self._log.info(why)
 
     # -- The watch --
 
@@ -361,12 +530,13 @@ class Candidate:
 
     def _replace(self, state: State) -> None:
         before, self._state = self._state, state
+        self._stirred.set()
         if before.note != state.note:
             self._say(state)
 
     def _say(self, state: State) -> None:
         record = state.observed.snapshot.record if state.observed and state.observed.snapshot else None
-        if state.term is not None:
+        if state.term is not None and state.term.confirmed:
             self._log.info(state.note, fencing_token=state.term.token)
         elif isinstance(record, UnreadableRecord):
             self._log.warning(state.note)
@@ -377,34 +547,11 @@ class Candidate:
         self._log.debug(action.why, action=type(action).__name__.lower())
 
 
-class _Troubles:
-    """Says once what began to fail, and once that it is over, however often it failed in between."""
-
-    def __init__(self, log: FilteringBoundLogger, *, resource: str, clock: Clock) -> None:
-        self._log = log
-        self._resource = resource
-        self._clock = clock
-        self._lasting: dict[str, dict[int | None, int]] = {}
-        self.last = ""
-
-    def met(self, verb: str, error: ApiError) -> None:
-        """A request with this RBAC verb failed."""
-        self.last = f"{format_time(int(self._clock.wall()))} {error}"
-        lasting = self._lasting.setdefault(verb, {})
-        lasting[error.status] = lasting.get(error.status, 0) + 1
-        if lasting[error.status] > 1:
-            self._log.debug(f"{verb} failed again", error=str(error))
-            return
-        advice = ""
-        if isinstance(error, ForbiddenError):
-            advice = f": see that the Role of this service account allows the verb {verb!r} on {self._resource!r}"
-            if verb == "watch":
-                advice += "; polling meanwhile"
-        elif isinstance(error, UnauthorizedError):
-            advice = ": the credentials are not accepted, and are loaded anew"
-        self._log.warning(f"{verb} failed{advice}", error=str(error))
-
-    def ended(self, verb: str) -> None:
-        """A request with this verb was answered as it should be."""
-        if lasting := self._lasting.pop(verb, None):
-            self._log.info(f"{verb} works again", failures=sum(lasting.values()))
+def _role(state: State, *, leading: bool) -> str:
+    if state.leaving or state.handing_to is not None:
+        return "releasing"
+    if leading:
+        return "leading"
+    if state.term is not None:
+        return "checking"
+    return "following" if state.observed else "starting"

@@ -8,6 +8,11 @@ One round of the loop, as in the stock image and in client-go:
       -> another holds it, and its lease since MY observation ran out:  take over
       -> else:                                                  wait
 
+Where leaders are spread over nodes (`Balance`), three things are added, none of which decides who may lead. A bid for a
+vacant lock is preceded by a census, after which it may be held back. Whoever then takes the lock only holds it at
+first, *checking*; it leads once a further write, the confirmation, succeeded. And a holder may hand over: it nominates
+a successor, stops leading, and releases the lock in that one's favour.
+
 `next_action` is that round. `apply` folds what happened (an answer, a watch event, a failure) into the
 `State`. Neither does I/O, reads a clock or draws a random number: the `Moment` brings both. So the
 same code runs in the sidecar, in virtual time and under an explorer of interleavings.
@@ -21,6 +26,7 @@ What makes it safe:
 * Validity is judged when somebody asks (`State.is_leading`), never by a timer: a process that was stopped for a
   minute does not name itself in its first answer.
 * Every write is a compare-and-swap on the version that the decision was made on.
+* Nobody leads before the write succeeded that says so: the one that takes the lock, or the confirmation.
 * A record is mine only when I wrote its very text, or, at first sight after a start, when its claim names my pod. The
   same name in another pod is somebody else.
 """
@@ -29,11 +35,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from sidecar.record import Claim, Record, Snapshot, UnreadableRecord, format_time
+from sidecar.record import CHECKING, LEADING, Claim, Record, Snapshot, UnreadableRecord, format_time
+from sidecar.registration import Registration, registration_key, registrations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BID_JITTER = 0.1
 """Seconds over which the bids for one vacancy are spread, so that most candidates see the winner before they bid."""
+
+SUCCESSOR_SECONDS = 1.0
+"""How long a vacancy is its named successor's alone."""
+
+CHECK_SECONDS = 5.0
+"""How long a holder may check whether its node is the right one, before it leads all the same."""
 
 RELEASED_LEASE_SECONDS = 1
 """The lease in the record of a lock that was given up, as client-go's `release` writes it."""
@@ -44,6 +61,9 @@ _SENT_LIMIT = 16
 _UNHEARD_LIMIT = 4
 """Writes in a row whose answers were lost, after which a candidate that does not lead stops writing: others, who are
 answered, may lead, and do so once its lease ran out."""
+
+_LATE_SLOTS = 8
+"""How much shorter bids are held back for a vacancy whose named successor did not come."""
 
 _LONGEST_BACKOFF = 10.0
 """Seconds, however long the retry period."""
@@ -56,8 +76,23 @@ _CLOCK_STEP = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """How a candidate takes part in spreading leaders over nodes.
+
+    `slot` is the seconds by which a bid is held back for each leader that its node has more than the least loaded. With
+    `rebalance`, a leadership that is badly placed is handed over.
+    """
+
+    slot: float = 0.5
+    rebalance: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidacy:
-    """Who stands for election, and under which timing (seconds; `lease_seconds` as it goes over the wire)."""
+    """Who stands for election, and under which timing (seconds; `lease_seconds` as it goes over the wire).
+
+    `balance` `None` is the stock behaviour: nodes do not matter, and to take the lock is to lead.
+    """
 
     identity: str
     pod_uid: str
@@ -65,6 +100,13 @@ class Candidacy:
     lease_seconds: int
     renew_deadline: float
     retry_period: float
+    weight: int = 1
+    balance: Balance | None = None
+
+    @property
+    def registers(self) -> bool:
+        """Tell whether this candidate says where it runs, so that leadership can be handed over to it."""
+        return self.balance is not None and self.balance.rebalance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +186,51 @@ class Leaving:
     """The process was told to end: give up what is held, then go."""
 
 
-Event = Fetched | Changed | Deleted | Written | Conflicted | Failed | WatchStarted | WatchStopped | Leaving
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A census was taken for the bid, which is to be held back for `delay` seconds; `None`: there is no census."""
+
+    delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The lock that is held is in the right place: lead, and nominate nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nominate:
+    """This candidate is to be the next leader, if it accepts; `""` says that nobody is."""
+
+    successor: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Stop leading, and release the lock in favour of `successor`, which has accepted."""
+
+    successor: Registration
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """Take these annotations, of candidates that are gone, off the lock object with the next write."""
+
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """The group has settled: hand-overs are counted anew."""
+
+
+Advice = Counted | Confirm | Nominate | HandOver | Strike | Calm
+"""What comes from the balance."""
+
+News = Fetched | Changed | Deleted | Written | Conflicted | Failed | WatchStarted | WatchStopped | Leaving
+"""What comes from the API server, and from whoever ends the process."""
+
+Event = News | Advice
 
 
 # -- Actions -----------------------------------------------------------------------------------------------------------
@@ -172,6 +258,15 @@ class Write:
     base: Snapshot | None
     record: Record
     claim: Claim | None
+    others: Mapping[str, str | None]
+    """Other annotations that are set, or with `None` removed, by the same write."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Take a census of the group, from which follows for how long to hold the bid back."""
+
     why: str
 
 
@@ -182,7 +277,7 @@ class Leave:
     why: str
 
 
-Action = Wait | Read | Write | Leave
+Action = Wait | Read | Write | Count | Leave
 
 
 # -- State -------------------------------------------------------------------------------------------------------------
@@ -203,6 +298,10 @@ class Observed:
     """Before this instant nobody may take over. Carried on when a record vanishes: that is no release."""
     bid_at: float
     """When to bid, once it is vacant."""
+    counted: bool = False
+    """Whether a census was asked for before this bid."""
+    checks: bool = False
+    """Whether whoever takes this vacancy checks first whether its node is the right one."""
 
     @property
     def text(self) -> str | None:
@@ -222,15 +321,26 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One uninterrupted leadership of this candidate."""
+    """This candidate's hold on the lock: uninterrupted leadership, once it is `confirmed`."""
 
     token: int
-    """Fencing token: the version of the write that began the term. It grows with every term of the election."""
+    """Fencing token: the version of the write that began the leadership. It grows with every term of the election."""
     since: int
-    """When the term began, in seconds since the epoch."""
+    """When that was, in seconds since the epoch."""
     renewed_at: float
     """When the last successful renewal was sent."""
     valid_until: float
+    confirmed: bool
+    confirm_at: float
+    """When to confirm, if that was not done before."""
+    successor: str = ""
+    """The identity of who is nominated."""
+    nominated_in: int = 0
+    """The version of the write that nominated."""
+    moves: int = 0
+    """How often the election was handed over since it was last calm."""
+    written: Claim
+    """The claim as it was last written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,11 +365,15 @@ class State:
     not_before: float = -math.inf
     """No request before this instant: the back-off."""
     leaving: bool = False
+    handing_to: Registration | None = None
+    """In whose favour the lock is being released."""
+    struck: frozenset[str] = frozenset()
+    """Annotations that the next write takes off."""
     note: str = "starting"
 
     def is_leading(self, now: float) -> bool:
         """Tell whether this candidate is the leader at this instant. Ask anew for every answer."""
-        return self.term is not None and now < self.term.valid_until
+        return self.term is not None and self.term.confirmed and now < self.term.valid_until
 
     def leader_name(self, now: float) -> str:
         """Return the current leader's identity, or `""` when nobody's lease is known to be valid.
@@ -271,6 +385,8 @@ class State:
             return self.candidacy.identity
         observed = self.observed
         if observed is None or observed.mine or now >= observed.held_until:
+            return ""
+        if observed.claim is not None and observed.claim.state == CHECKING:
             return ""
         return observed.holder if observed.holder != self.candidacy.identity else ""
 
@@ -291,6 +407,10 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     if state.leaving:
         return _give_up(state, moment)
     observed = state.observed
+    if state.handing_to is not None:
+        if state.must_read or (observed is not None and observed.mine):
+            return _give_up(state, moment)
+        state = replace(state, handing_to=None)
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
     if observed.mine and (state.term is not None or state.unheard < _UNHEARD_LIMIT):
@@ -305,12 +425,24 @@ def _renew(state: State, observed: Observed, moment: Moment) -> tuple[State, Act
     old = observed.snapshot.record if observed.snapshot else None
     if not isinstance(old, Record):
         raise TypeError("only a readable record can be mine")
-    if state.term is not None:
-        due = state.term.renewed_at + state.candidacy.retry_period
-        if moment.now < due:
-            return state, Wait(_first(due, state), "leading")
-    why = "renew" if state.term is not None else "resume: the lock is held in my name by this very pod"
-    return _write(state, moment, replace(old, lease_seconds=state.candidacy.lease_seconds), why)
+    record = replace(old, lease_seconds=state.candidacy.lease_seconds)
+    term = state.term
+    if term is None:
+        # What was being checked goes on being checked: nobody may be told that it leads by a write whose answer was
+        # lost, or by a process before this one.
+        checks = state.candidacy.registers and observed.claim is not None and observed.claim.state == CHECKING
+        claim = _claim(state, checks=checks)
+        return _write(state, moment, record, claim, "resume: the lock is held in my name by this very pod")
+    confirmed = term.confirmed or moment.now >= term.confirm_at
+    claim = _claim(state, checks=not confirmed, successor=term.successor, term=term.token, moves=term.moves)
+    changed = (claim.state, claim.successor) != (term.written.state, term.written.successor)
+    due = moment.now if changed else term.renewed_at + state.candidacy.retry_period
+    if not confirmed:
+        due = min(due, term.confirm_at)
+    if moment.now < due:
+        return state, Wait(_first(due, state), "leading" if term.confirmed else "checking")
+    why = "renew" if not changed else "confirm" if confirmed and not term.confirmed else "nominate"
+    return _write(state, moment, record, claim, why)
 
 
 def _follow(state: State, observed: Observed, now: float) -> tuple[State, Action]:
@@ -327,23 +459,34 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     """Take a lock that is vacant, or whose lease ran out."""
     if moment.now < observed.bid_at:
         return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
-    if state.read_at < observed.held_until:
+    me = state.candidacy
+    counts = me.balance is not None and not observed.counted and not _is_successor(state, observed.snapshot)
+    # A bid that was held back may come too late, so it is not sent before another look.
+    fresh_since = observed.held_until if me.balance is None else observed.bid_at
+    if state.read_at < fresh_since and not (counts and state.watching):
         return state, Read("look once more before taking over")
+    if counts:
+        return state, Count("see how many leaders each node has before bidding")
     old = observed.snapshot.record if observed.snapshot else None
     # As client-go counts: none yet for a lock that is created, one for an object that had no record.
     transitions = old.transitions + 1 if isinstance(old, Record) else int(observed.snapshot is not None)
     record = Record(
-        holder=state.candidacy.identity,
-        lease_seconds=state.candidacy.lease_seconds,
+        holder=me.identity,
+        lease_seconds=me.lease_seconds,
         acquire_time=format_time(moment.wall),
         renew_time="",
         transitions=transitions,
     )
-    return _write(state, moment, record, "take over" if old else "take the vacant lock")
+    moves = observed.claim.moves if observed.claim is not None and not observed.holder else 0
+    claim = _claim(state, checks=observed.checks and me.registers, moves=moves)
+    if isinstance(old, Record) and old.holder:
+        # Whoever let the lease run out is gone, until it says otherwise.
+        state = replace(state, struck=state.struck | {registration_key(old.holder)})
+    return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
 
 
 def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
-    """Release what was just read to be mine; the process ends."""
+    """Release what was just read to be mine: the process ends, or a successor has accepted."""
     observed = state.observed
     if state.must_read:
         return state, Read("see whether the lock is still mine before releasing it")
@@ -357,10 +500,35 @@ def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
         renew_time="",
         transitions=old.transitions if isinstance(old, Record) else 0,
     )
-    return _write(state, moment, released, "release")
+    successor = state.handing_to
+    if successor is None or state.leaving:
+        return _write(state, moment, released, None, "release")
+    claim = Claim(
+        holder="",
+        node=successor.node,
+        pod_uid=successor.pod_uid,
+        weight=state.candidacy.weight,
+        successor=successor.identity,
+        moves=observed.claim.moves + 1 if observed.claim is not None else 1,
+    )
+    return _write(state, moment, released, claim, f"hand over to {successor.identity}")
 
 
-def _write(state: State, moment: Moment, record: Record, why: str) -> tuple[State, Action]:
+def _claim(state: State, *, checks: bool, successor: str = "", term: int = 0, moves: int = 0) -> Claim:
+    me = state.candidacy
+    return Claim(
+        holder=me.identity,
+        node=me.node,
+        pod_uid=me.pod_uid,
+        weight=me.weight,
+        state=CHECKING if checks else LEADING,
+        successor=successor,
+        term=term,
+        moves=moves,
+    )
+
+
+def _write(state: State, moment: Moment, record: Record, claim: Claim | None, why: str) -> tuple[State, Action]:
     """Stamp the record and remember it as sent.
 
     Followers count the lease from a change that they can see, and the API server drops a write that changes nothing,
@@ -373,10 +541,28 @@ def _write(state: State, moment: Moment, record: Record, why: str) -> tuple[Stat
     if base is not None and stamped.encode() == base.text:
         stamp += 1
         stamped = replace(record, renew_time=format_time(stamp))
-    me = state.candidacy
-    claim = Claim(holder=me.identity, node=me.node, pod_uid=me.pod_uid) if record.holder else None
     sent = (*state.sent, stamped.encode())[-_SENT_LIMIT:]
-    return replace(state, sent=sent, last_renew_time=stamp), Write(base, stamped, claim, why)
+    return replace(state, sent=sent, last_renew_time=stamp), Write(base, stamped, claim, _others(state), why)
+
+
+def _others(state: State) -> Mapping[str, str | None]:
+    """Return what else a write does: it strikes out who has gone, and keeps this candidate's own registration right.
+
+    So the candidate that makes the lock object is registered from its first version on, and one that leaves is not.
+    """
+    me = state.candidacy
+    others: dict[str, str | None] = dict.fromkeys(sorted(state.struck))
+    if me.registers:
+        key = registration_key(me.identity)
+        base = state.observed.snapshot if state.observed else None
+        known = registrations(base.annotations).get(key) if base is not None else None
+        if state.leaving:
+            others[key] = None
+        elif known is None or (known.pod_uid, known.node) != (me.pod_uid, me.node):
+            others[key] = Registration(identity=me.identity, node=me.node, pod_uid=me.pod_uid).encode()
+        else:
+            others.pop(key, None)
+    return others
 
 
 def _first(instant: float, state: State) -> float:
@@ -390,6 +576,10 @@ def _first(instant: float, state: State) -> float:
 def apply(state: State, event: Event, moment: Moment) -> State:
     """Return what is known after `event`."""
     state = lapse(state, moment.now)
+    return _advised(state, event, moment) if isinstance(event, Advice) else _told(state, event, moment)
+
+
+def _told(state: State, event: News, moment: Moment) -> State:
     match event:
         case Fetched(snapshot, asked_at):
             return _fetched(state, snapshot, asked_at, moment)
@@ -418,6 +608,41 @@ def apply(state: State, event: Event, moment: Moment) -> State:
             return replace(_revoke(state, "leaving"), leaving=True, must_read=may_hold, not_before=moment.now)
 
 
+def _advised(state: State, advice: Advice, moment: Moment) -> State:
+    """Take in what the balance says. Of somebody who holds nothing it can want nothing but that a bid is held back."""
+    if isinstance(advice, Counted):
+        return _counted(state, advice.delay, moment)
+    term = state.term
+    if term is None:
+        return state
+    match advice:
+        case Confirm():
+            return replace(state, term=replace(term, confirm_at=min(term.confirm_at, moment.now), successor=""))
+        case Nominate(successor):
+            return replace(state, term=replace(term, successor=successor))
+        case HandOver(successor):
+            # Revoked here and now; what is read and written comes after.
+            state = _revoke(state, f"handing over to {successor.identity} on {successor.node}")
+            return replace(state, handing_to=successor, must_read=True, not_before=moment.now)
+        case Strike(keys):
+            return replace(state, struck=state.struck | keys)
+        case Calm():
+            return replace(state, term=replace(term, moves=0))
+
+
+def _counted(state: State, delay: float | None, moment: Moment) -> State:
+    observed = state.observed
+    if observed is None:
+        return state
+    bid_at = observed.bid_at
+    if delay:
+        if observed.claim is not None and not observed.holder:
+            # The successor did not come, and everybody has waited for it already.
+            delay /= _LATE_SLOTS
+        bid_at = moment.now + delay
+    return replace(state, observed=replace(observed, counted=True, checks=delay is not None, bid_at=bid_at))
+
+
 def lapse(state: State, now: float) -> State:
     """End a term whose renew deadline has passed."""
     if state.term is None or now < state.term.valid_until:
@@ -426,7 +651,10 @@ def lapse(state: State, now: float) -> State:
 
 
 def _revoke(state: State, why: str) -> State:
-    return replace(state, term=None, note=f"stopped leading: {why}") if state.term is not None else state
+    if state.term is None:
+        return state
+    before = "stopped leading" if state.term.confirmed else "gave up the lock before leading"
+    return replace(state, term=None, note=f"{before}: {why}")
 
 
 def _fetched(state: State, snapshot: Snapshot | None, asked_at: float, moment: Moment) -> State:
@@ -457,14 +685,34 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
     if state.leaving or observed is None or not observed.mine:
         # The answer came after worse news: a later change, or the order to leave.
         return replace(state, must_read=state.leaving and observed is not None and observed.mine)
-    state = replace(state, sent=state.sent[-1:])
+    struck = state.struck.intersection(snapshot.annotations)
+    state = replace(state, sent=state.sent[-1:], struck=struck)
     valid_until = asked_at + state.candidacy.renew_deadline
     if moment.now >= valid_until:
         return _revoke(state, "the answer to the renewal came after the renew deadline")
-    if state.term is not None:
-        return replace(state, term=replace(state.term, renewed_at=asked_at, valid_until=valid_until))
-    term = Term(token=snapshot.version, since=moment.wall, renewed_at=asked_at, valid_until=valid_until)
-    return replace(state, term=term, note="leading")
+    claim = observed.claim
+    if claim is None:
+        raise TypeError("only a claimed record can be mine")
+    term = state.term
+    confirmed = claim.state == LEADING
+    if term is None:
+        term = Term(
+            token=snapshot.version,
+            since=moment.wall,
+            renewed_at=asked_at,
+            valid_until=valid_until,
+            confirmed=confirmed,
+            confirm_at=moment.now + CHECK_SECONDS,
+            moves=claim.moves,
+            written=claim,
+        )
+        return replace(state, term=term, note="leading" if confirmed else "checking whether this is the right node")
+    begins = confirmed and not term.confirmed
+    if begins:
+        term = replace(term, confirmed=True, token=snapshot.version, since=moment.wall)
+    nominated_in = term.nominated_in if claim.successor == term.written.successor else snapshot.version
+    term = replace(term, renewed_at=asked_at, valid_until=valid_until, written=claim, nominated_in=nominated_in)
+    return replace(state, term=term, note="leading" if begins else state.note)
 
 
 def _failed(state: State, moment: Moment, *, refused: bool = False, retry_after: float = 0.0) -> State:
@@ -505,7 +753,7 @@ def _observe(
     if snapshot is not None and (snapshot.holder or isinstance(snapshot.record, UnreadableRecord)):
         # Somebody else's. What I wrote before is no longer in force, also if it should come back from a backup; and a
         # write of mine that is still under way is based on an older version.
-        state = replace(state, sent=())
+        state = replace(state, sent=(), struck=frozenset())
     note = _note(before, observed, state.candidacy)
     return _revoke(state, note) if state.term is not None else replace(state, note=note)
 
@@ -528,11 +776,18 @@ def _is_mine(state: State, snapshot: Snapshot | None) -> bool:
 
 def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: float | None) -> tuple[float, float]:
     """Return until when nobody may take over, and when to bid."""
-    jitter = BID_JITTER * moment.luck
+    balance = state.candidacy.balance
+    jitter = (balance.slot / 2 if balance is not None else BID_JITTER) * moment.luck
     since = moment.now if asked_at is None else asked_at
     record = snapshot.record if snapshot else None
+    claim = snapshot.valid_claim if snapshot else None
+    if claim is not None and not claim.holder:
+        if _is_successor(state, snapshot):
+            return since, since
+        return since, moment.now + SUCCESSOR_SECONDS + jitter
     if state.observed is None and (record is None or (isinstance(record, Record) and not record.holder)):
-        return since, since
+        # Nobody to wait for; but where there is a census, the first one to have taken it spares the others theirs.
+        return since, since + (jitter if balance is not None else 0.0)
     if record is None:
         # Deleted, or stripped of its record: no holder said that it is over.
         held_until = state.observed.held_until if state.observed else since
@@ -546,6 +801,13 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
     return held_until, held_until + jitter
 
 
+def _is_successor(state: State, snapshot: Snapshot | None) -> bool:
+    """Tell whether the lock was released in favour of this very candidate."""
+    claim = snapshot.valid_claim if snapshot else None
+    me = state.candidacy
+    return claim is not None and not claim.holder and (claim.successor, claim.pod_uid) == (me.identity, me.pod_uid)
+
+
 def _note(before: Observed | None, observed: Observed, me: Candidacy) -> str:
     if observed.snapshot is None:
         return "there is no lock object" if before is None else "the lock object was deleted"
@@ -555,7 +817,10 @@ def _note(before: Observed | None, observed: Observed, me: Candidacy) -> str:
     if isinstance(record, UnreadableRecord):
         return f"the record cannot be read ({record.reason})"
     if not record.holder:
-        return "the lock was released"
+        claim = observed.claim
+        return f"the lock was released in favour of {claim.successor}" if claim else "the lock was released"
     if record.holder == me.identity:
         return "somebody else holds the lock under my name"
+    if observed.claim is not None and observed.claim.state == CHECKING:
+        return f"{record.holder} holds the lock, and checks whether its node is the right one"
     return f"{record.holder} holds the lock"

@@ -1,4 +1,4 @@
-"""The thin client: get, create, update and watch, in raw JSON.
+"""The thin client: get, list, create, update, patch and watch, in raw JSON.
 
 Configuration, TLS, exec plug-ins and the refresh of tokens are kubernetes_asyncio's; its generated models are not
 used (a millisecond an object, for nothing that is needed here). What this adds: every request has a deadline, every
@@ -30,11 +30,28 @@ if TYPE_CHECKING:
 ANSWER_LIMIT = 4 * 2**20
 """Bytes of one answer. etcd keeps objects below 1.5 MiB."""
 
+LIST_LIMIT = 32 * 2**20
+"""Bytes of all pages of one list."""
+
+PAGE_SIZE = 500
+"""Objects that a page of a consistent list is asked to hold, as client-go's pager asks."""
+
+PAGE_LIMIT = 40
+"""Pages of one list."""
+
 RELOAD_INTERVAL = 1.0
 """Seconds between two loads because of refused credentials."""
 
 MESSAGE_LIMIT = 500
 """Characters of an error's message that are kept."""
+
+DENIAL_SECONDS = 600.0
+"""Seconds for which a refused permission is not asked for again. Roles are edited, though rarely."""
+
+_JSON = "application/json"
+_MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class ApiError(Exception):
@@ -88,12 +105,35 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+class Permission:
+    """Whether something is allowed, as far as the API server has said. `clock` returns seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._denied_until = float("-inf")
+
+    @property
+    def denied(self) -> bool:
+        """Whether the API server denied it within the last `DENIAL_SECONDS`."""
+        return self._clock() < self._denied_until
+
+    def deny(self) -> None:
+        """Take note of a 403."""
+        self._denied_until = self._clock() + DENIAL_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
     """One line of a watch: `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`, and the object."""
 
     kind: str
     body: Mapping[str, Any]
+
+
+class Listing(list["Mapping[str, Any]"]):
+    """The objects of a list. `version` is where a watch that is to miss nothing goes on."""
+
+    version: int = 0
 
 
 class KubeClient:
@@ -165,6 +205,36 @@ class KubeClient:
         """Replace the object at `path` if it still is `body`'s version; return it. Raises `ApiError`."""
         return await self._request("PUT", path, body)
 
+    async def patch(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Merge `body` into the object at `path`, where `None` removes; return it. Raises `ApiError`."""
+        return await self._request("PATCH", path, body)
+
+    async def list_metadata(self, path: str, *, label: str, cached: bool) -> Listing:
+        """Return, of every object of the collection at `path` that the label selector selects, its metadata alone.
+
+        From the API server's cache, which may lag behind, where `cached`; else from what is stored, in pages, each
+        with a deadline of its own. Raises `ApiError`; also for more than `LIST_LIMIT` bytes or `PAGE_LIMIT` pages.
+        """
+        query = [("labelSelector", label)]
+        # The cache answers in one piece, whatever the size of a page.
+        query += [("resourceVersion", "0")] if cached else [("limit", str(PAGE_SIZE))]
+        items = Listing()
+        following, left = "", LIST_LIMIT
+        for _ in range(PAGE_LIMIT):
+            asked = [*query, ("continue", following)] if following else query
+            async with (
+                self._asking("GET", path),
+                await self._send("GET", path, query=asked, accept=_METADATA_LIST) as response,
+            ):
+                content = await _content("GET", path, response, left)
+                page, following = _page(path, _object("GET", path, response, content))
+            items += page
+            items.version = page.version
+            left -= len(content)
+            if not following:
+                return items
+        raise ApiError(f"GET {path}: the list has more than {PAGE_LIMIT} pages")
+
     @asynccontextmanager
     async def watch(
         self, path: str, *, name: str, version: int, seconds: int
@@ -174,15 +244,30 @@ class KubeClient:
         The block is entered once the API server has accepted; the events end when it closes the watch. Raises
         `ApiError`, `GoneError` when `version` is too old.
         """
+        async with self._watching(path, ("fieldSelector", f"metadata.name={name}"), version, seconds, _JSON) as events:
+            yield events
+
+    @asynccontextmanager
+    async def watch_metadata(
+        self, path: str, *, label: str, version: int, seconds: int
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        """Watch what `list_metadata` lists, from its version on, and otherwise as `watch`."""
+        async with self._watching(path, ("labelSelector", label), version, seconds, _METADATA) as events:
+            yield events
+
+    @asynccontextmanager
+    async def _watching(
+        self, path: str, selector: tuple[str, str], version: int, seconds: int, accept: str
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         query = [
             ("watch", "true"),
-            ("fieldSelector", f"metadata.name={name}"),
+            selector,
             ("resourceVersion", str(version)),
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", str(seconds)),
         ]
         async with self._asking("GET", path):
-            response = await self._send("GET", path, query=query)
+            response = await self._send("GET", path, query=query, accept=accept)
             if response.status != _OK:
                 async with response:
                     await _answer("GET", path, response)
@@ -215,6 +300,7 @@ class KubeClient:
         *,
         query: list[tuple[str, str]] | None = None,
         body: Mapping[str, Any] | None = None,
+        accept: str = _JSON,
     ) -> aiohttp.ClientResponse:
         await self.connect()
         if self._api is None:
@@ -223,7 +309,7 @@ class KubeClient:
             path,
             method,
             query_params=query,
-            header_params={"Accept": "application/json"},
+            header_params={"Accept": accept, "Content-Type": _MERGE_PATCH if method == "PATCH" else _JSON},
             body=body,
             auth_settings=["BearerToken"],
             _preload_content=False,
@@ -241,15 +327,25 @@ def _heard(loading: asyncio.Task[None]) -> None:
 
 
 _OK = 200
+_VERSION_DIGITS = 20
+"""Of the greatest resourceVersion, a 64-bit number without sign."""
 
 
 async def _answer(method: str, path: str, response: aiohttp.ClientResponse) -> Mapping[str, Any]:
-    """Return the object in an answer, or raise what its `Status` says (Kubernetes API conventions)."""
+    return _object(method, path, response, await _content(method, path, response, ANSWER_LIMIT))
+
+
+async def _content(method: str, path: str, response: aiohttp.ClientResponse, limit: int) -> bytearray:
     content = bytearray()
     async for chunk in response.content.iter_chunked(2**16):
         content += chunk
-        if len(content) > ANSWER_LIMIT:
-            raise ApiError(f"{method} {path}: the answer is larger than {ANSWER_LIMIT} bytes")
+        if len(content) > limit:
+            raise ApiError(f"{method} {path}: the answer is larger than {limit} bytes")
+    return content
+
+
+def _object(method: str, path: str, response: aiohttp.ClientResponse, content: bytearray) -> Mapping[str, Any]:
+    """Return the object in an answer, or raise what its `Status` says (Kubernetes API conventions)."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
@@ -260,6 +356,20 @@ async def _answer(method: str, path: str, response: aiohttp.ClientResponse) -> M
         return body
     message = body.get("message") if isinstance(body, dict) else None
     raise _error(method, path, response.status, str(message or _excerpt(content)), _retry_after(response))
+
+
+def _page(path: str, body: Mapping[str, Any]) -> tuple[Listing, str]:
+    """Return the items of a list, and the token that the next page is asked for with, `""` after the last."""
+    items, metadata = body.get("items"), body.get("metadata")
+    items = [] if items is None and "items" in body else items  # Go writes an empty list as null
+    following = metadata.get("continue") or "" if isinstance(metadata, dict) else None
+    if not (isinstance(items, list) and all(isinstance(item, dict) for item in items) and isinstance(following, str)):
+        raise ApiError(f"GET {path}: the answer is not a list of objects")
+    page = Listing(items)
+    version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS:
+        page.version = int(version)
+    return page, following
 
 
 async def _events(path: str, response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:

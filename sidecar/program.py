@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from sidecar import duration, kubeconfig, web
 from sidecar.candidate import Candidate, SystemClock
-from sidecar.election import Candidacy
+from sidecar.election import Balance, Candidacy
+from sidecar.group import EndpointsGroup
 from sidecar.kube import KubeClient
 from sidecar.kubeconfig import ConfigError
 from sidecar.locks import EndpointsLock
@@ -51,9 +52,24 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
     except ConfigError as error:
         raise StartError(str(error), MISUSED) from error
     kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}")
+    candidacy = _candidacy(chosen)
+    balanced = candidacy.balance is not None
+    if chosen.balance and not balanced:
+        log.info("nodes do not matter, because this candidate does not know its own: set NODE_NAME to spec.nodeName")
     candidate = Candidate(
-        _candidacy(chosen),
-        EndpointsLock(kube, namespace=chosen.namespace, election=chosen.election),
+        candidacy,
+        EndpointsLock(
+            kube, namespace=chosen.namespace, election=chosen.election, group=chosen.group if balanced else ""
+        ),
+        group=EndpointsGroup(
+            kube,
+            namespace=chosen.namespace,
+            group=chosen.group,
+            cluster=chosen.balance_scope == "cluster",
+            log=log,
+        )
+        if balanced
+        else None,
         clock=SystemClock(),
         random=random.Random(),  # noqa: S311 - spreads requests, protects nothing
         request_timeout=chosen.request_timeout,
@@ -71,7 +87,9 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
 
 @asynccontextmanager
 async def _answering(chosen: Settings, address: Address, candidate: Candidate) -> AsyncIterator[list[int]]:
-    app = web.application(web.Election(name=chosen.election, namespace=chosen.namespace, candidate=candidate))
+    group = chosen.group if candidate.is_balanced() else ""
+    election = web.Election(name=chosen.election, namespace=chosen.namespace, group=group, candidate=candidate)
+    app = web.application(election)
     async with AsyncExitStack() as stack:
         try:
             ports = await stack.enter_async_context(web.serving(app, address.host, address.port))
@@ -109,4 +127,8 @@ def _candidacy(chosen: Settings) -> Candidacy:
         lease_seconds=chosen.lease_seconds,
         renew_deadline=chosen.renew_deadline,
         retry_period=chosen.retry_period,
+        weight=chosen.weight,
+        balance=Balance(slot=chosen.balance_slot, rebalance=chosen.rebalance)
+        if chosen.balance and chosen.node_name
+        else None,
     )

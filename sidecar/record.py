@@ -3,22 +3,33 @@
 The *record* is client-go's `LeaderElectionRecord`: JSON in an annotation of the lock object. Stock candidates,
 client-go's and ours share it, so its bytes are a contract: the order of the keys, whole seconds, Go's escapes.
 
-The *claim* stands beside it in an annotation of our own and says who in particular wrote the record: names come
-back (a StatefulSet's pod keeps its name when it is made again), the UID of a pod does not.
+The *claim* stands beside it in an annotation of our own. It says who in particular wrote the record, because names
+come back (a StatefulSet's pod keeps its name when it is made again) and the UID of a pod does not; on which node that
+is; and whether the holder leads already, or still checks whether its node is the right one.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeGuard
 
 RECORD_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 CLAIM_ANNOTATION = "leader-elector/claim"
+
+LOOK_ANNOTATION = "leader-elector/look"
+"""A counter on the lock object: whoever raises it asks the leader to look whether its election should move."""
+
+GROUP_LABEL = "leader-elector/group"
+"""The label of a lock object that names the group of its election."""
+
+LEADING, CHECKING = "leading", "checking"
+"""The states of a claim. A holder that is `checking` does not lead: it may hand over before it ever does."""
 
 LONGEST_LEASE_SECONDS = 24 * 60 * 60
 """A record that asks for more is taken for damaged: nobody could ever take over from it."""
@@ -26,7 +37,14 @@ LONGEST_LEASE_SECONDS = 24 * 60 * 60
 LONGEST_IDENTITY = 1024
 """Characters of a holder's name that are believed. A pod name has at most 253."""
 
+HEAVIEST = 1000
+"""The greatest weight of an election. A claim that asks for more is cut to it, or one would move all the others."""
+
+LONGEST_CLAIM = 8192
+"""Characters of a claim that are read; one of the longest names that are believed fits."""
+
 _INT32_MAX = 2**31 - 1
+_UINT64_MAX = 2**64 - 1
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
@@ -64,16 +82,26 @@ class UnreadableRecord:
 class Claim:
     """Which pod, on which node, wrote the record that it stands beside.
 
-    It counts only while its `holder` is the record's: candidates that know nothing of claims leave a stale one.
+    It counts only while its `holder` is the record's: candidates that know nothing of claims leave a stale one. Beside
+    a record that was released in favour of a successor, `holder` is empty; `node` and `pod_uid` are the successor's.
     """
 
     holder: str
     node: str
     pod_uid: str
+    weight: int = 1
+    """How much this election counts when leaders are spread."""
+    state: str = LEADING
+    successor: str = ""
+    """The identity of the candidate that is to lead next: nominated by the holder, or named by its release."""
+    term: int = 0
+    """The resourceVersion at which the holder acquired the lock; 0 in the very write that acquires it."""
+    moves: int = 0
+    """How often the election was handed over since it was last quiet."""
 
     def encode(self) -> str:
         """Return the annotation's text."""
-        return go_json({"holder": self.holder, "node": self.node, "pod_uid": self.pod_uid})
+        return go_json(asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +125,15 @@ class Snapshot:
         return self.record.holder if isinstance(self.record, Record) else ""
 
     @property
+    def annotations(self) -> Mapping[str, str]:
+        """All annotations of the lock object."""
+        return self.body.get("metadata", {}).get("annotations") or {}
+
+    @property
     def valid_claim(self) -> Claim | None:
-        """The claim, when it is the record's holder's; one that another holder left behind does not count."""
-        return self.claim if self.claim is not None and self.claim.holder == self.holder else None
+        """The claim, when it is the record's; one that another holder left behind does not count."""
+        readable = isinstance(self.record, Record)
+        return self.claim if readable and self.claim is not None and self.claim.holder == self.holder else None
 
 
 def parse_record(text: str) -> Record | UnreadableRecord:
@@ -129,16 +163,40 @@ def parse_record(text: str) -> Record | UnreadableRecord:
 
 def parse_claim(text: str | None) -> Claim | None:
     """Read a claim; anything that is not one counts as none, because a claim only ever adds to a record."""
-    if text is None:
-        return None
+    fields = json_object(text, LONGEST_CLAIM)
+    claim = Claim(
+        holder=text_of(fields, "holder"),
+        node=text_of(fields, "node"),
+        pod_uid=text_of(fields, "pod_uid"),
+        weight=min(max(1, number_of(fields, "weight", default=1)), HEAVIEST),
+        state=CHECKING if fields.get("state") == CHECKING else LEADING,
+        successor=text_of(fields, "successor"),
+        term=number_of(fields, "term"),
+        moves=number_of(fields, "moves"),
+    )
+    return claim if claim.holder or claim.successor else None
+
+
+def json_object(text: str | None, longest: int) -> Mapping[str, Any]:
+    """Return the JSON object in an annotation that others may have written; an empty one for whatever is none."""
+    if text is None or len(text) > longest:
+        return {}
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    holder, node, pod_uid = (_text_or_empty(fields.get(key)) for key in ("holder", "node", "pod_uid"))
-    return Claim(holder=holder, node=node, pod_uid=pod_uid) if holder else None
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def text_of(fields: Mapping[str, Any], key: str) -> str:
+    """Return the text under `key`; `""` for whatever is none, or is too long to be a name."""
+    return _text_or_empty(fields.get(key))
+
+
+def number_of(fields: Mapping[str, Any], key: str, *, default: int = 0) -> int:
+    """Return the whole number from 0 to 2^64 - 1 under `key`, `default` for whatever is none."""
+    value = fields.get(key)
+    return value if _is_integer(value) and 0 <= value <= _UINT64_MAX else default
 
 
 def format_time(epoch_seconds: int) -> str:
@@ -155,7 +213,7 @@ def go_json(value: Mapping[str, Any]) -> str:
 _GO_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from sidecar import duration
+from sidecar.record import HEAVIEST
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -27,17 +28,21 @@ MIN_REQUEST_TIMEOUT = 0.05  # seconds; less, and a slow but healthy API server f
 DEBUG_VERBOSITY = 2  # the -v of glog and klog from which a user asks for more than the normal log
 MAX_REQUEST_TIMEOUT = 10.0  # seconds; with a long lease there is no need to wait long for one answer
 MAX_NAME = 253  # characters of a DNS subdomain, as Kubernetes limits object names
-MAX_LABEL = 63  # characters of a DNS label
+MAX_LABEL = 63  # characters of a DNS label, and of a label's value
+MIN_SLOT = 0.01  # seconds; a shorter one is lost in the time that a request takes
+MAX_SLOT = 10.0  # seconds; a longer one keeps a vacancy open for minutes
 MAX_PORT = 65535
 _SHOWN = 64  # characters of a value that an error or a warning repeats
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _HOST = re.compile(r"[A-Za-z0-9_]([-A-Za-z0-9_.]*[A-Za-z0-9_.])?")
 _IPV4_LIKE = re.compile(r"[0-9.]+")
 _IPV6_IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]{1,15})?)\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
+_WEIGHT = re.compile(r"[0-9]{1,4}")
 _REFERENCE = re.compile(r"\$\(.*\)", re.DOTALL)
 
 
@@ -74,7 +79,8 @@ class Address:
 class Settings:
     """What one candidate was told. Times are in seconds; `retry_period < renew_deadline < ttl` holds.
 
-    `http` None is no server. `pod_uid` and `node_name` are empty when unknown.
+    `http` None is no server. `balance_scope` is "namespace" or "cluster". `pod_uid` and `node_name` are empty when
+    unknown.
     `warnings` has one line for each variable that was not understood.
     """
 
@@ -89,6 +95,12 @@ class Settings:
     kubeconfig: str | None
     log_format: str
     log_level: str
+    balance: bool
+    rebalance: bool
+    group: str
+    balance_scope: str
+    balance_slot: float
+    weight: int
     pod_uid: str
     node_name: str
     warnings: tuple[str, ...] = ()
@@ -206,6 +218,44 @@ def _path(text: str) -> str | None:
     if "\0" in text:
         raise ValueError("has a NUL character")
     return text or None
+
+
+def _balance(text: str) -> bool:
+    if text not in ("auto", "off"):
+        raise ValueError("unknown mode")
+    return text == "auto"
+
+
+def _rebalance(text: str) -> bool:
+    if text not in ("auto", "never"):
+        raise ValueError("unknown mode")
+    return text == "auto"
+
+
+def _group(text: str) -> str:
+    _require_expanded(text)
+    if len(text) > MAX_LABEL or not _LABEL_VALUE.fullmatch(text):
+        raise ValueError("not a value that a label can have")
+    return text
+
+
+def _scope(text: str) -> str:
+    if text not in ("namespace", "cluster"):
+        raise ValueError("unknown scope")
+    return text
+
+
+def _slot(text: str) -> float:
+    seconds = duration.parse(text)
+    if not MIN_SLOT <= seconds <= MAX_SLOT:
+        raise ValueError("out of range")
+    return seconds
+
+
+def _weight(text: str) -> int:
+    if not _WEIGHT.fullmatch(text) or not 1 <= int(text) <= HEAVIEST:
+        raise ValueError("not a weight")
+    return int(text)
 
 
 def _log_format(text: str) -> str:
@@ -341,6 +391,50 @@ VERBOSITY = Option(
     default="0",
     help=f"The verbosity of glog and klog: {DEBUG_VERBOSITY} or more is log level `debug`, unless a level was given.",
 )
+BALANCE = Option(
+    variable="ELECTION_BALANCE",
+    parse=_balance,
+    accepted="auto, off",
+    default="auto",
+    help="`auto`: spread the leaders of a group evenly over the nodes. `off`: elect as the stock image does.",
+)
+REBALANCE = Option(
+    variable="ELECTION_REBALANCE",
+    parse=_rebalance,
+    accepted="auto, never",
+    default="auto",
+    help="`auto`: a leader hands over to a candidate on a node with fewer leaders. `never`: leaders stay where they"
+    " are, and only a new one is chosen by its node.",
+)
+GROUP = Option(
+    variable="ELECTION_GROUP",
+    parse=_group,
+    accepted=f"letters, digits, '-', '_' and '.', at most {MAX_LABEL}, with a letter or digit at both ends",
+    default="default",
+    help="The group of the election: the leaders of one group are spread against each other.",
+)
+BALANCE_SCOPE = Option(
+    variable="ELECTION_BALANCE_SCOPE",
+    parse=_scope,
+    accepted="namespace, cluster",
+    default="namespace",
+    help="Where the other elections of the group are looked for: in the election's namespace, or in the whole cluster,"
+    " which takes a ClusterRole.",
+)
+BALANCE_SLOT = Option(
+    variable="ELECTION_BALANCE_SLOT",
+    parse=_slot,
+    accepted=f"a duration from {duration.render(MIN_SLOT)} to {duration.render(MAX_SLOT)}, such as 500ms",
+    default="500ms",
+    help="How much later a candidate bids for each leader that its node has more than the node with the fewest.",
+)
+WEIGHT = Option(
+    variable="ELECTION_WEIGHT",
+    parse=_weight,
+    accepted=f"a whole number from 1 to {HEAVIEST}",
+    default="1",
+    help="How many leaders this election's leader counts for.",
+)
 POD_NAME = Option(
     variable="POD_NAME",
     parse=_name,
@@ -357,7 +451,7 @@ NODE_NAME = Option(
     variable="NODE_NAME",
     parse=_name,
     accepted=_NAME,
-    help="The name of the node, from the downward API.",
+    help="The name of the node, from the downward API. Leaders are spread only where it is known.",
 )
 WITHOUT_EFFECT = (
     *(
@@ -398,6 +492,12 @@ TABLE: tuple[Option[object], ...] = (
     LOG_FORMAT,
     LOG_LEVEL,
     VERBOSITY,
+    BALANCE,
+    REBALANCE,
+    GROUP,
+    BALANCE_SCOPE,
+    BALANCE_SLOT,
+    WEIGHT,
     POD_NAME,
     POD_UID,
     NODE_NAME,
@@ -468,6 +568,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str], hostname: str) -> Sett
         kubeconfig=optional(KUBECONFIG, None),
         log_format=value(LOG_FORMAT),
         log_level=optional(LOG_LEVEL, "debug" if value(VERBOSITY) >= DEBUG_VERBOSITY else LOG_LEVEL.default),
+        balance=value(BALANCE),
+        rebalance=value(REBALANCE),
+        group=value(GROUP),
+        balance_scope=value(BALANCE_SCOPE),
+        balance_slot=value(BALANCE_SLOT),
+        weight=value(WEIGHT),
         pod_uid=optional(POD_UID, ""),
         node_name=optional(NODE_NAME, ""),
         warnings=_warnings(environ),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
 
-from sidecar.record import go_json
+from sidecar.record import format_time, go_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from sidecar.candidate import Candidate
+    from sidecar.census import Taken
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -45,6 +46,8 @@ class Election:
 
     name: str
     namespace: str
+    group: str
+    """The group of the election; `""` where nodes do not matter."""
     candidate: Candidate
 
 
@@ -179,9 +182,20 @@ async def _status(request: web.Request) -> web.Response:
         "valid_for": status.valid_for,
         "transitions": status.transitions,
         "why": status.why,
+        "balance": {"group": election.group, "why": status.placing, "census": _census(status.census)},
         "last_error": status.last_error,
     }
     return web.Response(text=json.dumps(told, indent=2) + "\n", content_type="application/json")
+
+
+def _census(taken: Taken | None) -> dict[str, object] | None:
+    if taken is None:
+        return None
+    return {
+        "at": format_time(taken.at),
+        "elections": len(taken.census.elections),
+        "nodes": taken.census.loads(),
+    }
 
 
 async def _leader(request: web.Request) -> web.Response:

@@ -33,7 +33,7 @@ from sidecar.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 LEASE = 10
 DEADLINE = 6.0
@@ -56,9 +56,11 @@ def candidacy(identity: str = "a", *, pod_uid: str = "", lease: int = LEASE) -> 
     )
 
 
-def lock(version: int, text: str | None, claim: str | None = None) -> Snapshot:
+def lock(
+    version: int, text: str | None, claim: str | None = None, others: Mapping[str, str | None] | None = None
+) -> Snapshot:
     """Return the lock object with these annotations, as an answer of the API server shows it."""
-    annotations = {RECORD_ANNOTATION: text, CLAIM_ANNOTATION: claim}
+    annotations = {RECORD_ANNOTATION: text, CLAIM_ANNOTATION: claim, **(others or {})}
     return Snapshot(
         version=version,
         text=text,
@@ -101,7 +103,11 @@ def released(version: int, *, transitions: int = 0) -> Snapshot:
 
 def result(write: Write, version: int) -> Snapshot:
     """Return the lock object after `write` was applied."""
-    return lock(version, write.record.encode(), write.claim.encode() if write.claim else None)
+    base = write.base.body["metadata"]["annotations"] if write.base else {}
+    others = {key: value for key, value in base.items() if key not in (RECORD_ANNOTATION, CLAIM_ANNOTATION)}
+    return lock(
+        version, write.record.encode(), write.claim.encode() if write.claim else None, {**others, **write.others}
+    )
 
 
 class Player:

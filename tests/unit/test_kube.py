@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import pytest
 from kubernetes_asyncio.client import Configuration
@@ -20,12 +21,17 @@ from kubernetes_asyncio.config import ConfigException
 from sidecar import kubeconfig
 from sidecar.kube import (
     ANSWER_LIMIT,
+    DENIAL_SECONDS,
+    LIST_LIMIT,
+    PAGE_LIMIT,
+    PAGE_SIZE,
     ApiError,
     ConflictError,
     ForbiddenError,
     GoneError,
     KubeClient,
     NotFoundError,
+    Permission,
     UnauthorizedError,
     WatchEvent,
 )
@@ -62,7 +68,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return Tls(context, authority)
 
 
-PATH = "/api/v1/namespaces/default/endpoints/example"
+COLLECTION = "/api/v1/namespaces/default/endpoints"
+PATH = f"{COLLECTION}/example"
 OBJECT = {"metadata": {"name": "example", "resourceVersion": "7"}}
 
 
@@ -115,6 +122,20 @@ async def test_requests_are_what_the_api_server_expects() -> None:
     assert server.asked[1].headers["content-type"] == "application/json"
     assert json.loads(server.asked[1].body) == OBJECT
     assert json.loads(server.asked[2].body) == {"metadata": {"name": "Köln", "labels": {}}, "subsets": None}
+
+
+async def test_patch_is_a_merge_patch() -> None:
+    """A patch says in which of the formats it is; `None` is sent, because it removes."""
+    body = {"metadata": {"annotations": {"a": "1", "b": None}}}
+    async with wire(answered(OBJECT)) as server:
+        kube = client(server.url)
+        assert await kube.patch(PATH, body) == OBJECT
+        await kube.close()
+    (asked,) = server.asked
+    assert (asked.method, asked.target) == ("PATCH", PATH)
+    assert asked.headers["content-type"] == "application/merge-patch+json"
+    assert asked.headers["accept"] == "application/json"
+    assert json.loads(asked.body) == body
 
 
 @pytest.mark.parametrize(
@@ -237,6 +258,139 @@ async def test_redirects(status: int, location: str) -> None:
         await failure(client(server.url))
 
 
+# -- Lists -------------------------------------------------------------------------------------------------------------
+
+
+def page(*names: str, following: str | None = None) -> bytes:
+    """Return the answer that is one page of a list."""
+    metadata = {"resourceVersion": "7"} | ({} if following is None else {"continue": following})
+    return answered({"metadata": metadata, "items": [{"metadata": {"name": name}} for name in names]})
+
+
+async def listed(server: Wire, *, cached: bool = False, deadline: float = 5.0) -> list[str]:
+    """Return the names in a list."""
+    kube = client(server.url, timeout=deadline)
+    try:
+        items = await kube.list_metadata(COLLECTION, label="leader-elector/group=a_b", cached=cached)
+    finally:
+        await kube.close()
+    return [item["metadata"]["name"] for item in items]
+
+
+def query(target: str) -> list[tuple[str, str]]:
+    """Return what a target asks for; the path must be the collection's."""
+    path, _, text = target.partition("?")
+    assert path == COLLECTION
+    return parse_qsl(text, strict_parsing=True)
+
+
+async def test_list_from_the_cache_is_one_request() -> None:
+    """From the cache: metadata alone, selected by label, at any version, and no pages, which a cache does not make."""
+    async with wire(page("a", "b")) as server:
+        assert await listed(server, cached=True) == ["a", "b"]
+    (asked,) = server.asked
+    assert asked.method == "GET"
+    assert asked.headers["accept"] == "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    assert query(asked.target) == [("labelSelector", "leader-elector/group=a_b"), ("resourceVersion", "0")]
+
+
+async def test_consistent_list_goes_on_to_its_last_page() -> None:
+    """What is stored is read in pages, each asked for with the token of the one before, until there is none."""
+    tokens = ["t+/=&", "u"]
+    async with wire(page("a", following=tokens[0]), page("b", following=tokens[1]), page("c", following="")) as server:
+        assert await listed(server) == ["a", "b", "c"]
+    first = [("labelSelector", "leader-elector/group=a_b"), ("limit", str(PAGE_SIZE))]
+    assert [query(asked.target) for asked in server.asked] == [
+        first,
+        [*first, ("continue", tokens[0])],
+        [*first, ("continue", tokens[1])],
+    ]
+
+
+@pytest.mark.parametrize("items", [[], None])
+async def test_list_of_nothing(items: list[object] | None) -> None:
+    """An empty list is empty, also as Go may write it, as null."""
+    async with wire(answered({"metadata": {}, "items": items})) as server:
+        assert await listed(server) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"items": []},
+        {"items": [], "metadata": None},
+        {"items": [], "metadata": {"continue": 7}},
+        {"items": [], "metadata": {"continue": ["t"]}},
+        {"metadata": {}},
+        {"items": {}, "metadata": {}},
+        {"items": "x", "metadata": {}},
+        {"items": [None], "metadata": {}},
+        {"items": [{}, "x"], "metadata": {}},
+        {"kind": "Status", "metadata": {}},
+    ],
+    ids=json.dumps,
+)
+async def test_what_is_no_list(body: dict[str, object]) -> None:
+    """200 with an object that is no list of objects is an `ApiError`, and never another exception."""
+    async with wire(answered(body)) as server:
+        with pytest.raises(ApiError, match="not a list of objects"):
+            await listed(server)
+
+
+async def test_list_whose_later_page_fails() -> None:
+    """A list is whole or an error: 410 says that its version is no longer in the history."""
+    async with wire(page("a", following="t"), answered({"message": "too old"}, 410)) as server:
+        with pytest.raises(GoneError):
+            await listed(server)
+
+
+async def test_list_that_never_ends() -> None:
+    """Pages that go round in a circle end after a number of them."""
+    async with wire(page("a", following="t")) as server:
+        with pytest.raises(ApiError, match=f"more than {PAGE_LIMIT} pages"):
+            await listed(server)
+    assert len(server.asked) == PAGE_LIMIT
+
+
+async def test_list_that_is_too_large() -> None:
+    """All pages together are read up to a limit, which is larger than one object's."""
+    padding = b" " * (LIST_LIMIT // 2)
+    half = json.dumps({"metadata": {"continue": "t"}, "items": []}).encode() + padding
+    async with wire(http(200, half), page("a")) as server:
+        assert await listed(server, deadline=20.0) == ["a"]
+    async with wire(http(200, half)) as server:
+        with pytest.raises(ApiError, match="larger than"):
+            await listed(server, deadline=20.0)
+    assert len(server.asked) == 2
+
+
+async def test_each_page_has_a_deadline_of_its_own() -> None:
+    """A page that does not come ends the list after the time-out."""
+    async with wire(page("a", following="t"), HANG) as server:
+        with pytest.raises(ApiError, match="no answer in time"):
+            await listed(server, deadline=0.2)
+    assert len(server.asked) == 2
+
+
+# -- Permissions -------------------------------------------------------------------------------------------------------
+
+
+def test_denied_permission_is_asked_for_again_later() -> None:
+    """A 403 is remembered for ten minutes from the last time that it was met, and not before there was one."""
+    now = 1000.0
+    permission = Permission(lambda: now)
+    assert not permission.denied
+    permission.deny()
+    assert permission.denied
+    now += DENIAL_SECONDS - 1
+    assert permission.denied
+    now += 1
+    assert not permission.denied
+    permission.deny()
+    assert permission.denied
+
+
 # -- Time --------------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +406,7 @@ UNFINISHED = {
     ("verb", "stops_in"),
     [
         (verb, stops_in)
-        for verb in ("get", "create", "update", "watch")
+        for verb in ("get", "create", "update", "patch", "list", "watch")
         for stops_in in UNFINISHED
         # A watch has begun with its headers; how long it is silent is the driver's to judge.
         if (verb, stops_in) != ("watch", "body")
@@ -278,6 +432,10 @@ async def ask(kube: KubeClient, verb: str) -> Any:  # noqa: ANN401 - each verb h
             return await kube.create(PATH, OBJECT)
         case "update":
             return await kube.update(PATH, OBJECT)
+        case "patch":
+            return await kube.patch(PATH, OBJECT)
+        case "list":
+            return await kube.list_metadata(COLLECTION, label="a=b", cached=False)
         case _:
             async with kube.watch(PATH, name="example", version=7, seconds=60) as events:
                 return [each async for each in events]

@@ -11,9 +11,9 @@ import pytest
 from kubernetes_asyncio.client import Configuration
 
 from sidecar.election import Changed, Deleted
-from sidecar.kube import ApiError, ConflictError, GoneError, KubeClient, NotFoundError
+from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, KubeClient, NotFoundError
 from sidecar.locks import Bookmark, EndpointsLock
-from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim, Record, UnreadableRecord
+from sidecar.record import CLAIM_ANNOTATION, GROUP_LABEL, RECORD_ANNOTATION, Claim, Record, UnreadableRecord
 from tests.unit.wire import Wire, answered, event, http, streamed, wire
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def lock_on(*answers: bytes) -> AsyncIterator[tuple[EndpointsLock, Wire]]:
+async def lock_on(*answers: bytes, group: str = "") -> AsyncIterator[tuple[EndpointsLock, Wire]]:
     """Return a lock, and the server that gives it these answers."""
     async with wire(*answers) as server:
 
@@ -75,7 +75,7 @@ async def lock_on(*answers: bytes) -> AsyncIterator[tuple[EndpointsLock, Wire]]:
 
         kube = KubeClient(load, timeout=5, user_agent="t")
         try:
-            yield EndpointsLock(kube, namespace="apps", election="example"), server
+            yield EndpointsLock(kube, namespace="apps", election="example", group=group), server
         finally:
             await kube.close()
 
@@ -95,7 +95,7 @@ async def test_everything_else_in_the_object_stays() -> None:
     async with lock_on(answered(SERVICE)) as (lock, server):
         base = await lock.fetch()
         assert base is not None
-        await lock.write(base, RECORD, CLAIM)
+        await lock.write(base, RECORD, CLAIM, {})
     sent = json.loads(server.asked[1].body)
     expected = copy.deepcopy(SERVICE)
     expected["metadata"]["annotations"] |= {RECORD_ANNOTATION: RECORD.encode(), CLAIM_ANNOTATION: CLAIM.encode()}
@@ -109,7 +109,7 @@ async def test_what_was_read_is_not_changed() -> None:
         base = await lock.fetch()
         assert base is not None
         before = copy.deepcopy(dict(base.body))
-        await lock.write(base, RECORD, CLAIM)
+        await lock.write(base, RECORD, CLAIM, {})
         assert base.body == before
 
 
@@ -121,7 +121,7 @@ async def test_compare_and_swap_names_version_and_uid() -> None:
     """
     async with lock_on(answered(SERVICE)) as (lock, server):
         base = await lock.fetch()
-        await lock.write(base, RECORD, CLAIM)
+        await lock.write(base, RECORD, CLAIM, {})
     metadata = json.loads(server.asked[1].body)["metadata"]
     assert (metadata["resourceVersion"], metadata["uid"]) == ("41", "0b5")
 
@@ -131,7 +131,7 @@ async def test_annotations_are_made_where_there_are_none(annotations: dict[str, 
     """An object without annotations, or with null, gets ours."""
     async with lock_on(answered(changed(annotations=annotations))) as (lock, server):
         base = await lock.fetch()
-        await lock.write(base, RECORD, CLAIM)
+        await lock.write(base, RECORD, CLAIM, {})
     sent = json.loads(server.asked[1].body)["metadata"]["annotations"]
     assert sent == {**(annotations or {}), RECORD_ANNOTATION: RECORD.encode(), CLAIM_ANNOTATION: CLAIM.encode()}
 
@@ -141,7 +141,7 @@ async def test_release_takes_the_claim_away() -> None:
     annotations = {RECORD_ANNOTATION: RECORD.encode(), CLAIM_ANNOTATION: CLAIM.encode(), "other": "x"}
     async with lock_on(answered(changed(annotations=annotations))) as (lock, server):
         base = await lock.fetch()
-        await lock.write(base, RECORD, None)
+        await lock.write(base, RECORD, None, {})
     sent = json.loads(server.asked[1].body)["metadata"]["annotations"]
     assert sent == {RECORD_ANNOTATION: RECORD.encode(), "other": "x"}
 
@@ -149,7 +149,7 @@ async def test_release_takes_the_claim_away() -> None:
 async def test_create_makes_the_least_object() -> None:
     """A lock object that is created has a name, a namespace and the two annotations."""
     async with lock_on(answered(SERVICE, 201)) as (lock, server):
-        await lock.write(None, RECORD, CLAIM)
+        await lock.write(None, RECORD, CLAIM, {})
     assert (server.asked[0].method, server.asked[0].target) == ("POST", COLLECTION)
     assert json.loads(server.asked[0].body) == {
         "apiVersion": "v1",
@@ -168,7 +168,7 @@ async def test_result_is_what_the_api_server_stored() -> None:
         resourceVersion="42", annotations={RECORD_ANNOTATION: RECORD.encode(), CLAIM_ANNOTATION: CLAIM.encode()}
     )
     async with lock_on(answered(SERVICE), answered(stored)) as (lock, _):
-        result = await lock.write(await lock.fetch(), RECORD, CLAIM)
+        result = await lock.write(await lock.fetch(), RECORD, CLAIM, {})
     assert result.version == 42
     assert result.record == RECORD
     assert result.text == RECORD.encode()
@@ -181,7 +181,98 @@ async def test_object_that_is_not_the_base_any_more(status: int, kind: type[ApiE
     async with lock_on(answered(SERVICE), answered({"message": "no"}, status)) as (lock, _):
         base = await lock.fetch()
         with pytest.raises(kind):
-            await lock.write(base, RECORD, CLAIM)
+            await lock.write(base, RECORD, CLAIM, {})
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"app": "example"}, {"app": "example", GROUP_LABEL: "other"}])
+async def test_every_write_carries_the_group(labels: dict[str, str] | None) -> None:
+    """An update and a create label the lock object with the group; other labels stay, another group's name does not."""
+    async with lock_on(answered(changed(labels=labels)), group="g") as (lock, server):
+        await lock.write(await lock.fetch(), RECORD, CLAIM, {})
+        await lock.write(None, RECORD, CLAIM, {})
+    updated, created = (json.loads(asked.body)["metadata"]["labels"] for asked in server.asked[1:])
+    assert updated == {**(labels or {}), GROUP_LABEL: "g"}
+    assert created == {GROUP_LABEL: "g"}
+
+
+async def test_without_a_group_labels_stay_as_they_are() -> None:
+    """A lock without a group leaves the label that is there, its own of former times included."""
+    async with lock_on(answered(SERVICE)) as (lock, server):
+        await lock.write(await lock.fetch(), RECORD, CLAIM, {})
+    assert json.loads(server.asked[1].body)["metadata"]["labels"] == SERVICE["metadata"]["labels"]
+
+
+async def test_other_annotations_go_with_the_same_write() -> None:
+    """Others are set and removed with the record's write; the record itself never goes."""
+    annotations = {"leader-elector/candidate.b": "{}", "leader-elector/candidate.c": "{}", "other": "x"}
+    others = {"leader-elector/candidate.b": None, "leader-elector/candidate.d": "new", RECORD_ANNOTATION: None}
+    async with lock_on(answered(changed(annotations=annotations))) as (lock, server):
+        await lock.write(await lock.fetch(), RECORD, CLAIM, others)
+    assert json.loads(server.asked[1].body)["metadata"]["annotations"] == {
+        "leader-elector/candidate.c": "{}",
+        "leader-elector/candidate.d": "new",
+        "other": "x",
+        RECORD_ANNOTATION: RECORD.encode(),
+        CLAIM_ANNOTATION: CLAIM.encode(),
+    }
+    assert len(server.asked) == 2
+
+
+# -- Annotating --------------------------------------------------------------------------------------------------------
+
+
+WANTED = {"leader-elector/candidate.a": "1", "leader-elector/candidate.b": None}
+FORBIDDEN = answered({"message": "cannot patch"}, 403)
+
+
+@pytest.mark.parametrize(("group", "labels"), [("g", {"labels": {GROUP_LABEL: "g"}}), ("", {})])
+async def test_annotations_are_patched(group: str, labels: dict[str, Any]) -> None:
+    """One request without a read before it: a patch of these annotations and the group's label, and nothing else."""
+    async with lock_on(answered(changed(resourceVersion="42")), group=group) as (lock, server):
+        snapshot = await lock.annotate(WANTED)
+    (asked,) = server.asked
+    assert (asked.method, asked.target) == ("PATCH", PATH)
+    assert json.loads(asked.body) == {"metadata": {"annotations": WANTED, **labels}}
+    assert (snapshot.version, snapshot.holder) == (42, "b")
+
+
+async def test_annotations_are_swapped_in() -> None:
+    """The object is read, and written back with the annotations changed, if it is still that version."""
+    answers = [answered(SERVICE), answered(changed(resourceVersion="42"))]
+    async with lock_on(*answers, group="g") as (lock, server):
+        snapshot = await lock.swap(WANTED)
+    assert snapshot.version == 42
+    expected = copy.deepcopy(SERVICE)
+    expected["metadata"]["labels"][GROUP_LABEL] = "g"
+    expected["metadata"]["annotations"]["leader-elector/candidate.a"] = "1"
+    del expected["metadata"]["annotations"]["leader-elector/candidate.b"]
+    assert json.loads(server.asked[1].body) == expected
+    assert [asked.method for asked in server.asked] == ["GET", "PUT"]
+    assert {asked.target for asked in server.asked} == {PATH}
+
+
+@pytest.mark.parametrize(
+    ("how", "answers", "kind"),
+    [
+        ("annotate", [answered({"message": "none"}, 404)], NotFoundError),
+        ("annotate", [FORBIDDEN], ForbiddenError),
+        ("annotate", [answered({"message": "busy"}, 429)], ApiError),
+        ("annotate", [answered({})], ApiError),
+        ("swap", [answered({"message": "none"}, 404)], NotFoundError),
+        ("swap", [answered(SERVICE), answered({"message": "none"}, 404)], NotFoundError),
+        ("swap", [answered(SERVICE), answered({"message": "changed"}, 409)], ConflictError),
+        ("swap", [FORBIDDEN], ForbiddenError),
+        ("swap", [answered(SERVICE), FORBIDDEN], ForbiddenError),
+        ("swap", [answered({})], ApiError),
+    ],
+)
+async def test_annotations_that_cannot_be_set(how: str, answers: list[bytes], kind: type[ApiError]) -> None:
+    """No lock object, no permission, a swap that somebody else won: the caller is told which; nothing is retried."""
+    async with lock_on(*answers) as (lock, server):
+        with pytest.raises(ApiError) as caught:
+            await (lock.annotate(WANTED) if how == "annotate" else lock.swap(WANTED))
+    assert type(caught.value) is kind
+    assert len(server.asked) == len(answers)
 
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
@@ -231,6 +322,8 @@ async def test_annotations_are_read(annotations: dict[str, str] | None, text: st
         {"metadata": {"resourceVersion": "7", "annotations": "x"}},
         {"metadata": {"resourceVersion": "7", "annotations": {RECORD_ANNOTATION: 7}}},
         {"metadata": {"resourceVersion": "7", "annotations": {"other": None}}},
+        {"metadata": {"resourceVersion": "7", "labels": ["x"]}},
+        {"metadata": {"resourceVersion": "7", "labels": "x"}},
     ],
     ids=lambda body: json.dumps(body)[:80],
 )
@@ -242,7 +335,7 @@ async def test_what_is_no_lock_object(body: dict[str, Any]) -> None:
         assert caught.value.status is None
         assert len(str(caught.value)) < 1000
         with pytest.raises(ApiError):
-            await lock.write(None, RECORD, CLAIM)
+            await lock.write(None, RECORD, CLAIM, {})
 
 
 # -- Watching ----------------------------------------------------------------------------------------------------------

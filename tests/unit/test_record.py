@@ -9,6 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.record import (
+    CHECKING,
+    HEAVIEST,
+    LEADING,
+    LONGEST_CLAIM,
     LONGEST_IDENTITY,
     LONGEST_LEASE_SECONDS,
     Claim,
@@ -28,6 +32,7 @@ STOCK = (
 """As client-go's Endpoints lock writes it."""
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=LONGEST_IDENTITY)
+SHORT_NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=253)
 RECORDS = st.builds(
     Record,
     holder=NAMES,
@@ -42,6 +47,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = ("holderIdentity", "leaseDurationSeconds", "acquireTime", "renewTime", "leaderTransitions")
+CLAIM_KEYS = ("holder", "node", "pod_uid", "weight", "state", "successor", "term", "moves")
 
 
 def readable(text: str) -> Record:
@@ -116,16 +122,37 @@ def test_records_round_trip(record: Record) -> None:
     assert parse_record(record.encode()) == record
 
 
-@given(st.builds(Claim, holder=NAMES.filter(bool), node=NAMES, pod_uid=NAMES))
+@given(
+    st.builds(
+        Claim,
+        holder=SHORT_NAMES.filter(bool),
+        node=SHORT_NAMES,
+        pod_uid=SHORT_NAMES,
+        weight=st.integers(1, HEAVIEST),
+        state=st.sampled_from([LEADING, CHECKING]),
+        successor=SHORT_NAMES,
+        term=st.integers(0, 2**64 - 1),
+        moves=st.integers(0, 2**64 - 1),
+    )
+)
 def test_claims_round_trip(claim: Claim) -> None:
     """Every claim that can be written is read back as it was."""
     assert parse_claim(claim.encode()) == claim
 
 
 def test_claim_bytes() -> None:
-    """A claim is compact JSON in the order holder, node, pod_uid."""
+    """A claim is compact JSON with every field, in the order in which they are declared."""
     claim = Claim(holder="web-0", node="n1", pod_uid="u")
-    assert claim.encode() == '{"holder":"web-0","node":"n1","pod_uid":"u"}'
+    assert claim.encode() == (
+        '{"holder":"web-0","node":"n1","pod_uid":"u","weight":1,"state":"leading","successor":"","term":0,"moves":0}'
+    )
+    checking = Claim(
+        holder="web-0", node="n1", pod_uid="u", weight=4, state=CHECKING, successor="web-1", term=2**64 - 1, moves=3
+    )
+    assert checking.encode() == (
+        '{"holder":"web-0","node":"n1","pod_uid":"u","weight":4,"state":"checking","successor":"web-1",'
+        '"term":18446744073709551615,"moves":3}'
+    )
 
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
@@ -227,7 +254,7 @@ def test_no_text_is_too_much(text: str) -> None:
     parse_claim(text)
 
 
-@given(st.dictionaries(st.sampled_from([*KEYS, "holder", "node", "pod_uid", "other"]), JSON))
+@given(st.dictionaries(st.sampled_from([*KEYS, *CLAIM_KEYS, "other"]), JSON))
 def test_no_json_is_too_much(fields: dict[str, object]) -> None:
     """Every type in every field is read, and what was read can be written and carried as UTF-8."""
     text = json.dumps(fields)
@@ -251,14 +278,88 @@ def test_what_is_no_claim_counts_as_none(text: str | None) -> None:
 
 def test_claim_forgives_what_it_can() -> None:
     """Unknown fields are ignored, damaged ones are empty."""
-    assert parse_claim('{"holder":"a","node":7,"weight":3}') == Claim(holder="a", node="", pod_uid="")
+    assert parse_claim('{"holder":"a","node":7,"strategy":3}') == Claim(holder="a", node="", pod_uid="")
+
+
+def test_claim_of_an_earlier_version_is_read() -> None:
+    """What a claim without the later fields means: weight 1, leading, no successor, no term, no moves."""
+    claim = parse_claim('{"holder":"a","node":"n","pod_uid":"u"}')
+    assert claim == Claim(holder="a", node="n", pod_uid="u", weight=1, state=LEADING, successor="", term=0, moves=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("weight", "1", 1),
+        ("weight", "1000", 1000),
+        ("weight", "0", 1),
+        ("weight", "-1", 1),
+        ("weight", "1001", HEAVIEST),
+        ("weight", str(2**64 - 1), HEAVIEST),
+        ("weight", str(2**64), 1),
+        ("weight", "1e999", 1),
+        ("weight", "4.0", 1),
+        ("weight", "true", 1),
+        ("weight", '"4"', 1),
+        ("weight", "null", 1),
+        ("state", '"checking"', CHECKING),
+        ("state", '"leading"', LEADING),
+        ("state", '"Checking"', LEADING),
+        ("state", "[]", LEADING),
+        ("state", "null", LEADING),
+        ("successor", '"b"', "b"),
+        ("successor", "7", ""),
+        ("successor", "null", ""),
+        ("successor", f'"{"x" * LONGEST_IDENTITY}"', "x" * LONGEST_IDENTITY),
+        ("successor", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
+        ("node", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
+        ("pod_uid", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
+        *(
+            (field, text, value)
+            for field in ("term", "moves")
+            for text, value in (
+                ("0", 0),
+                ("7", 7),
+                (str(2**64 - 1), 2**64 - 1),
+                (str(2**64), 0),
+                ("-1", 0),
+                ("1.5", 0),
+                ("NaN", 0),
+                ("true", 0),
+                ('"7"', 0),
+                ("{}", 0),
+            )
+        ),
+    ],
+)
+def test_claim_s_fields_have_bounds(field: str, text: str, value: object) -> None:
+    """A field that is out of its range counts as not given, and a weight is cut to the greatest there is."""
+    claim = parse_claim(f'{{"holder":"a","{field}":{text}}}')
+    assert claim is not None
+    assert getattr(claim, field) == value
+
+
+def test_claim_that_is_too_long() -> None:
+    """A claim is read up to a length, into which the longest names that are believed fit; a longer one is none."""
+    name = "x" * LONGEST_IDENTITY
+    longest = Claim(holder=name, node=name, pod_uid=name, successor=name)
+    assert parse_claim(longest.encode()) == longest
+    text = '{"holder":"a"'
+    assert parse_claim(text + " " * (LONGEST_CLAIM - len(text) - 1) + "}") == Claim(holder="a", node="", pod_uid="")
+    assert parse_claim(text + " " * (LONGEST_CLAIM - len(text)) + "}") is None
+
+
+def test_claim_for_a_successor() -> None:
+    """A release names its successor: such a claim has no holder, and is one nevertheless."""
+    claim = Claim(holder="", node="n", pod_uid="u", successor="b")
+    assert parse_claim(claim.encode()) == claim
 
 
 # -- Together ----------------------------------------------------------------------------------------------------------
 
 
 def test_claim_counts_only_beside_its_holder() -> None:
-    """A claim that another holder left standing does not count, and none counts beside a record without holder."""
+    """A claim that another holder left standing does not count; beside a released record, a successor's does."""
     claim = Claim(holder="a", node="n", pod_uid="u")
     beside = {holder: parse_record(f'{{"holderIdentity":"{holder}","leaseDurationSeconds":10}}') for holder in "ab"}
     assert Snapshot(version=1, text="", record=beside["a"], claim=claim).valid_claim is claim
@@ -266,3 +367,6 @@ def test_claim_counts_only_beside_its_holder() -> None:
     for none in (parse_record("{}"), parse_record("?"), None):
         assert Snapshot(version=1, text="", record=none, claim=claim).valid_claim is None
         assert Snapshot(version=1, text="", record=none, claim=claim).holder == ""
+    handed_over = Claim(holder="", node="n", pod_uid="u", successor="b")
+    assert Snapshot(version=1, text="", record=parse_record("{}"), claim=handed_over).valid_claim is handed_over
+    assert Snapshot(version=1, text="", record=beside["a"], claim=handed_over).valid_claim is None

@@ -21,6 +21,9 @@ PRINTABLE = "1 to 253 printable characters"
 LABEL = "lower-case letters, digits and '-', at most 63, with a letter or digit at both ends"
 SUBDOMAIN = "lower-case letters, digits, '-' and '.', at most 253, with a letter or digit at both ends"
 BOOLEANS = "true, false, t, f, 1, 0"
+LABEL_VALUE = "letters, digits, '-', '_' and '.', at most 63, with a letter or digit at both ends"
+SLOT = "a duration from 10ms to 10s, such as 500ms"
+WEIGHT = "a whole number from 1 to 1000"
 
 
 def load(*argv: str, **environ: str) -> Settings:
@@ -49,6 +52,12 @@ def test_defaults_are_those_of_the_stock_image() -> None:
         kubeconfig=None,
         log_format="json",
         log_level="info",
+        balance=True,
+        rebalance=True,
+        group="default",
+        balance_scope="namespace",
+        balance_slot=0.5,
+        weight=1,
         pod_uid="",
         node_name="",
         warnings=(),
@@ -179,6 +188,40 @@ def test_the_downward_api(variable: str, field: str) -> None:
     assert getattr(load(**{variable: "given"}), field) == "given"
     assert getattr(load(**{variable: ""}), field) == ""
     assert getattr(load(), field) == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("ELECTION_BALANCE", "auto", "balance", True),
+        ("ELECTION_BALANCE", "off", "balance", False),
+        ("ELECTION_REBALANCE", "auto", "rebalance", True),
+        ("ELECTION_REBALANCE", "never", "rebalance", False),
+        ("ELECTION_GROUP", "Team_a.1", "group", "Team_a.1"),
+        ("ELECTION_GROUP", "g" * 63, "group", "g" * 63),
+        ("ELECTION_BALANCE_SCOPE", "namespace", "balance_scope", "namespace"),
+        ("ELECTION_BALANCE_SCOPE", "cluster", "balance_scope", "cluster"),
+        ("ELECTION_BALANCE_SLOT", "10ms", "balance_slot", 0.01),
+        ("ELECTION_BALANCE_SLOT", "10s", "balance_slot", 10.0),
+        ("ELECTION_WEIGHT", "1", "weight", 1),
+        ("ELECTION_WEIGHT", "1000", "weight", 1000),
+        ("ELECTION_WEIGHT", "007", "weight", 7),
+    ],
+)
+def test_the_balance_is_set_by_variables(variable: str, text: str, field: str, value: object) -> None:
+    """Each of the variables that have no flag sets its field, to both ends of its range, and no warning is given."""
+    loaded = load(**{variable: text})
+    assert getattr(loaded, field) == value
+    assert loaded.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in settings.TABLE if not option.flag], ids=lambda one: one.variable
+)
+def test_what_has_no_flag_is_no_flag(option: settings.Option[object]) -> None:
+    """A variable without a flag is not set by a flag of a similar name: that one is unknown."""
+    flag = option.variable.removeprefix("ELECTION_").lower().replace("_", "-")
+    assert "unknown flag" in str(refusal(["--election=e", f"--{flag}=1"], {}))
 
 
 def test_the_identity_is_the_pod_name_before_the_host_name() -> None:
@@ -462,6 +505,39 @@ REFUSED = [
         ["--election=e"],
         {"ELECTION_LOG_LEVEL": "trace"},
         "$ELECTION_LOG_LEVEL='trace': unknown level (accepted: debug, info, warning, error)",
+    ),
+    *(
+        (["--election=e"], {variable: text}, f"${variable}={text!r}: {reason}")
+        for variable, text, reason in (
+            ("ELECTION_BALANCE", "on", "unknown mode (accepted: auto, off)"),
+            ("ELECTION_BALANCE", "false", "unknown mode (accepted: auto, off)"),
+            ("ELECTION_BALANCE", "Auto", "unknown mode (accepted: auto, off)"),
+            ("ELECTION_REBALANCE", "off", "unknown mode (accepted: auto, never)"),
+            ("ELECTION_GROUP", "a/b", f"not a value that a label can have (accepted: {LABEL_VALUE})"),
+            ("ELECTION_GROUP", "a,b", f"not a value that a label can have (accepted: {LABEL_VALUE})"),
+            ("ELECTION_GROUP", "-a", f"not a value that a label can have (accepted: {LABEL_VALUE})"),
+            ("ELECTION_GROUP", "a\n", f"not a value that a label can have (accepted: {LABEL_VALUE})"),
+            ("ELECTION_GROUP", "g" * 64, f"not a value that a label can have (accepted: {LABEL_VALUE})"),
+            (
+                "ELECTION_GROUP",
+                "$(GROUP)",
+                (
+                    "a reference that Kubernetes did not expand, because the container has no such variable"
+                    f" (accepted: {LABEL_VALUE})"
+                ),
+            ),
+            ("ELECTION_BALANCE_SCOPE", "all", "unknown scope (accepted: namespace, cluster)"),
+            ("ELECTION_BALANCE_SLOT", "9.999ms", f"out of range (accepted: {SLOT})"),
+            ("ELECTION_BALANCE_SLOT", "10.001s", f"out of range (accepted: {SLOT})"),
+            ("ELECTION_BALANCE_SLOT", "-1s", f"out of range (accepted: {SLOT})"),
+            ("ELECTION_WEIGHT", "0", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "-1", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "1001", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "9999999999", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "heavy", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "1.5", f"not a weight (accepted: {WEIGHT})"),
+            ("ELECTION_WEIGHT", "\u0663", f"not a weight (accepted: {WEIGHT})"),
+        )
     ),
     (["--election=e", "-v=much"], {}, "-v='much': not a number (accepted: a whole number such as 2)"),
     (

@@ -34,6 +34,8 @@ STATUS = Status(
     transitions=3,
     why="leading",
     last_error="",
+    placing="stayed",
+    census=None,
 )
 
 
@@ -70,7 +72,9 @@ class Told:
 
 def application(candidate: Told) -> Application:
     """Return what answers for the candidate."""
-    election = web.Election(name="example", namespace="default", candidate=cast("Candidate", candidate))
+    election = web.Election(
+        name="example", namespace="default", group="default", candidate=cast("Candidate", candidate)
+    )
     return web.application(election)
 
 

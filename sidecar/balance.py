@@ -1,0 +1,265 @@
+"""The balance, as pure functions: a census, the delay of a bid, and a plan.
+
+The census says how many leaders each node has, the delay how long a bid for one more holds back, the plan which
+elections should be led elsewhere.
+
+Spreading leaders is an *optimal semi-matching* (Harvey, Ladner, Lovasz, Tamir: Semi-matchings for bipartite graphs and
+load balancing, Journal of Algorithms 59, 2006): every election is matched with one of the nodes that it has a candidate
+on, so that the sum of the squared loads is as small as it can be. An assignment is optimal exactly when no
+*cost-reducing path* is left: elections e1, ..., ek, led on u, x1, ..., where each can move to the next node of the path
+and the last to v, and v has at least two leaders fewer than u.
+
+Everybody who has the same census makes the same plan, so nobody has to be asked: no randomness, ties go by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sidecar.record import CHECKING, CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim, Record, parse_claim, parse_record
+from sidecar.registration import registration_key, registrations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DELAY_CAP = 4
+"""Leaders more than on the least loaded node, beyond which a bid holds back no longer."""
+
+MOVE_LIMIT = 4
+"""Hand-overs of one election between two quiet spells, so that disagreement can never become a storm."""
+
+
+# -- The census --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LockSeen:
+    """One lock object, as a list shows it. `name` is `namespace/election`."""
+
+    name: str
+    version: int
+    annotations: Mapping[str, str]
+
+    @property
+    def holder(self) -> str | None:
+        """The name in the record, `""` in one that was released; `None` when there is none that can be read."""
+        text = self.annotations.get(RECORD_ANNOTATION)
+        record = parse_record(text) if text is not None else None
+        return record.holder if isinstance(record, Record) else None
+
+    @property
+    def claim(self) -> Claim | None:
+        """The claim, when it is the record's. Stock candidates make none."""
+        claim = parse_claim(self.annotations.get(CLAIM_ANNOTATION))
+        return claim if claim is not None and claim.holder == self.holder else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """One election of the group.
+
+    `node` is where it is led, or about to be led; `""` says that nobody leads it, or that nobody knows where. `nodes`
+    is where it has candidates. The greater `term`, the younger the leadership. One that is not `movable` stays: its
+    leader does not take part in this, or it was moved often enough. One that `moves` is about to, or about to decide.
+    """
+
+    name: str
+    node: str
+    weight: int = 1
+    term: int = 0
+    nodes: frozenset[str] = frozenset()
+    movable: bool = False
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Where every election of a group is led, and where it could be."""
+
+    elections: tuple[Election, ...]
+
+    def loads(self, *, without: str = "") -> dict[str, int]:
+        """Return the weight that is led on each node of the group, the election `without` left out."""
+        loads: Counter[str] = Counter()
+        for election in self.elections:
+            loads.update(dict.fromkeys(election.nodes, 0))
+            if election.node:
+                loads[election.node] += 0 if election.name == without else election.weight
+        return dict(sorted(loads.items()))
+
+
+def take_census(seen: Iterable[LockSeen], nodes_of_holders: Mapping[str, str]) -> Census:
+    """Count. `nodes_of_holders` has the node of a holder that made no claim, by the name of its lock."""
+    return Census(
+        tuple(sorted((_election(lock, nodes_of_holders) for lock in seen), key=lambda election: election.name))
+    )
+
+
+def _election(lock: LockSeen, nodes_of_holders: Mapping[str, str]) -> Election:
+    registered = registrations(lock.annotations)
+    nodes = frozenset(registration.node for registration in registered.values())
+    claim = lock.claim
+    if claim is None:
+        return Election(name=lock.name, node=nodes_of_holders.get(lock.name, "") if lock.holder else "", nodes=nodes)
+    if not claim.holder:
+        # Released in favour of a successor: a move in flight, counted where it will land.
+        return Election(name=lock.name, node=claim.node, weight=claim.weight, nodes=nodes, moves=True)
+    mine = registered.get(registration_key(claim.holder))
+    return Election(
+        name=lock.name,
+        node=claim.node,
+        weight=claim.weight,
+        # The write that acquired the lock could not know its own version; it is the last one then.
+        term=claim.term or lock.version,
+        nodes=nodes,
+        movable=bool(claim.node) and mine is not None and mine.pod_uid == claim.pod_uid and claim.moves < MOVE_LIMIT,
+        moves=bool(claim.successor) or claim.state == CHECKING,
+    )
+
+
+# -- The delay ---------------------------------------------------------------------------------------------------------
+
+
+def delay(census: Census, *, election: str, node: str, rivals: frozenset[str], slot: float) -> float:
+    """Return the seconds that a candidate on `node` holds back its bid for `election`.
+
+    `rivals` are the nodes of the other candidates, as far as known; without any, all nodes of the group are compared.
+    """
+    loads = census.loads(without=election)
+    least = min(loads.get(other, 0) for other in (rivals or loads.keys()) | {node})
+    return slot * min(loads.get(node, 0) - least, DELAY_CAP)
+
+
+# -- The plan ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should be led elsewhere. `moves` has the elections that should move now, and to which node.
+
+    `steps` is how many moves it takes until nothing can be improved any more; some have to wait for others.
+    """
+
+    moves: Mapping[str, str]
+    steps: int
+
+
+def plan(census: Census) -> Plan:
+    """Return the moves that lead to an optimal assignment, and which of them may be made now.
+
+    With weights, an assignment that no single move improves. Each move that may be made now makes, together with the
+    others, nothing worse: it goes to a node with less to carry.
+    """
+    weights = {election.weight for election in census.elections if election.node}
+    desk = _Desk(census)
+    steps = desk.balance_by_paths() if len(weights) <= 1 else desk.balance_greedily()
+    return Plan(desk.moves, steps)
+
+
+class _Desk:
+    """Where a plan is worked out: the assignment as it would be, and the moves that may be made now."""
+
+    def __init__(self, census: Census) -> None:
+        self.moves: dict[str, str] = {}
+        self._led: dict[str, list[Election]] = {}
+        """By node, what could be led elsewhere, the youngest first."""
+        for election in sorted(census.elections, key=_youngest_first):
+            if election.node and election.movable and election.nodes - {election.node}:
+                self._led.setdefault(election.node, []).append(election)
+        self._loads = census.loads()
+        self._loads_now = dict(self._loads)
+        self._nodes = {election.name: tuple(sorted(election.nodes)) for election in census.elections}
+        self._unit = max((election.weight for election in census.elections if election.node), default=1)
+
+    def balance_by_paths(self) -> int:
+        """Apply shortest cost-reducing paths until none is left; return how many moves that takes."""
+        steps = 0
+        found = True
+        while found:
+            found = False
+            for source in self._heaviest_first():
+                while path := self._shortest_path(source):
+                    found = True
+                    steps += len(path)
+                    for election, start, end in path:
+                        self._move(election, start, end)
+                    # Only the last edge, which lands on the light node, may act: from the end on the path unwinds.
+                    self._act(*path[-1], least_gain=self._unit)
+        return steps
+
+    def _shortest_path(self, source: str) -> list[tuple[Election, str, str]]:
+        """Return the edges of the shortest path from `source` to a node with at least two leaders fewer."""
+        light = self._loads[source] - 2 * self._unit
+        reached: dict[str, tuple[Election, str] | None] = {source: None}
+        frontier = [source]
+        while frontier:
+            following: list[str] = []
+            for start in frontier:
+                for election in self._led.get(start, ()):
+                    for end in self._nodes[election.name]:
+                        if end not in reached:
+                            reached[end] = (election, start)
+                            following.append(end)
+            ends = [node for node in following if self._loads[node] <= light]
+            if ends:
+                return _edges(reached, min(ends, key=lambda node: (self._loads[node], node)))
+            frontier = following
+        return []
+
+    def balance_greedily(self) -> int:
+        """Make the best single move from the heaviest node that has one, until none is left; return how many."""
+        steps = 0
+        while (best := self._best_move()) is not None:
+            steps += 1
+            self._move(*best)
+            self._act(*best, least_gain=best[0].weight + 1)
+        return steps
+
+    def _best_move(self) -> tuple[Election, str, str] | None:
+        for start in self._heaviest_first():
+            gains = [
+                # Half of what the sum of the squares falls by.
+                (election.weight * (self._loads[start] - self._loads[end] - election.weight), election, end)
+                for election in self._led.get(start, ())
+                for end in self._nodes[election.name]
+            ]
+            gain, election, end = max(gains, key=lambda move: move[0], default=(0, None, ""))
+            if gain > 0 and election is not None:
+                return election, start, end
+        return None
+
+    def _heaviest_first(self) -> list[str]:
+        return sorted(self._loads, key=lambda node: (-self._loads[node], node))
+
+    def _move(self, election: Election, start: str, end: str) -> None:
+        self._loads[start] -= election.weight
+        self._loads[end] += election.weight
+        self._led[start].remove(election)
+        arrived = self._led.setdefault(end, [])
+        arrived.append(election)
+        arrived.sort(key=_youngest_first)
+
+    def _act(self, election: Election, start: str, end: str, *, least_gain: int) -> None:
+        """Let a move be made now, if it starts where the election is and goes down by at least `least_gain` now."""
+        if election.node != start or election.name in self.moves:
+            return
+        if self._loads_now[start] - self._loads_now[end] < least_gain:
+            return
+        self.moves[election.name] = end
+        self._loads_now[start] -= election.weight
+        self._loads_now[end] += election.weight
+
+
+def _youngest_first(election: Election) -> tuple[int, str]:
+    return -election.term, election.name
+
+
+def _edges(reached: Mapping[str, tuple[Election, str] | None], end: str) -> list[tuple[Election, str, str]]:
+    edges: list[tuple[Election, str, str]] = []
+    while (step := reached[end]) is not None:
+        election, start = step
+        edges.append((election, start, end))
+        end = start
+    return edges[::-1]
