@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PAUSE = (0.05, 0.3)
 """Seconds between a change and the look that it causes, drawn from this range: changes come in crowds."""
 
-LOOK_INTERVALS = (1.0, 2.0, 4.0, 8.0, 16.0)
+LOOK_INTERVALS = (2.0, 6.0, 24.0)
 """Seconds between the looks that follow, give or take a quarter."""
 
 CALM_SECONDS = 30.0
@@ -231,6 +231,8 @@ def _begin(term: Term, snapshot: Snapshot, known: Mapping[str, Registration], mo
     return Holding(
         look_at=moment.now + (_between(*PAUSE, moment.luck) if term.confirmed else 0.0),
         calm_at=moment.now + CALM_SECONDS,
+        # Whoever takes over from a leader that looked before it handed over need not look as often.
+        looks=1 if term.confirmed else 0,
         nodes=_nodes(known),
         members=_members(known),
         nudges=snapshot.annotations.get(LOOK_ANNOTATION, ""),

@@ -12,7 +12,9 @@ import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar import web
+from sidecar.balance import Census, Election
 from sidecar.candidate import Candidate, Status
+from sidecar.census import Taken
 from tests.testbed.sidecar import Answer, exchange
 
 if TYPE_CHECKING:
@@ -34,8 +36,12 @@ STATUS = Status(
     transitions=3,
     why="leading",
     last_error="",
-    placing="stayed",
-    census=None,
+    placing="stayed: node-1 carries 1 of 1, and a move would better nothing",
+    census=Taken(
+        Census((Election(name="default/example", node="node-1", nodes=frozenset({"node-1", "node-2"})),)),
+        at=1_767_323_045,
+        locks={},
+    ),
 )
 
 
@@ -209,6 +215,11 @@ async def test_status_tells_all_there_is(client: Client) -> None:
         "valid_for": 6.5,
         "transitions": 3,
         "why": "leading",
+        "balance": {
+            "group": "default",
+            "why": "stayed: node-1 carries 1 of 1, and a move would better nothing",
+            "census": {"at": "2026-01-02T03:04:05Z", "elections": 1, "nodes": {"node-1": 1, "node-2": 0}},
+        },
         "last_error": "",
     }
 
