@@ -324,9 +324,9 @@ class Candidate:
         if census is None or me.balance is None or observed is None:
             return Counted(None)
         known = dict(registrations(observed.snapshot.annotations) if observed.snapshot else {})
-        if observed.holder:
-            # Whoever let the lease run out is no rival.
-            known.pop(registration_key(observed.holder), None)
+        if gone := observed.missed:
+            # Whoever let the lease run out, or does not take what it was named successor for, is no rival.
+            known.pop(registration_key(gone), None)
         rivals = frozenset(registration.node for registration in known.values())
         seconds = balance.delay(census, election=self._lock.name, node=me.node, rivals=rivals, slot=me.balance.slot)
         carries = census.loads(without=self._lock.name).get(me.node, 0)
@@ -548,7 +548,7 @@ class Candidate:
 
 
 def _role(state: State, *, leading: bool) -> str:
-    if state.leaving or state.handing_to is not None:
+    if state.is_giving_up:
         return "releasing"
     if leading:
         return "leading"

@@ -318,6 +318,13 @@ class Observed:
         """The claim of the record's holder; one that another holder left behind does not count."""
         return self.snapshot.valid_claim if self.snapshot else None
 
+    @property
+    def missed(self) -> str:
+        """Who is gone, until it says otherwise, once this is vacant: the holder whose lease ran out, or the successor
+        that did not come; `""` when nobody is missed.
+        """
+        return self.holder or (self.claim.successor if self.claim else "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
@@ -352,8 +359,10 @@ class State:
     term: Term | None = None
     sent: tuple[str, ...] = ()
     """The records that I wrote since anybody else did: the one that was confirmed, and those of unknown outcome."""
+    sent_claim: Claim | None = None
+    """The claim that the last of them was sent with."""
     last_renew_time: int = 0
-    """The renew time of the last of them, in seconds since the epoch."""
+    """The renew time of the last record sent, in seconds since the epoch."""
     must_read: bool = True
     read_at: float = -math.inf
     """When the last answered read was asked."""
@@ -370,6 +379,11 @@ class State:
     struck: frozenset[str] = frozenset()
     """Annotations that the next write takes off."""
     note: str = "starting"
+
+    @property
+    def is_giving_up(self) -> bool:
+        """Tell whether whatever is held is to be released; no answer to a write begins a term any more."""
+        return self.leaving or self.handing_to is not None
 
     def is_leading(self, now: float) -> bool:
         """Tell whether this candidate is the leader at this instant. Ask anew for every answer."""
@@ -410,7 +424,7 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     if state.handing_to is not None:
         if state.must_read or (observed is not None and observed.mine):
             return _give_up(state, moment)
-        state = replace(state, handing_to=None)
+        state = replace(state, handing_to=None)  # done, or somebody else has it
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
     if observed.mine and (state.term is not None or state.unheard < _UNHEARD_LIMIT):
@@ -431,7 +445,7 @@ def _renew(state: State, observed: Observed, moment: Moment) -> tuple[State, Act
         # What was being checked goes on being checked: nobody may be told that it leads by a write whose answer was
         # lost, or by a process before this one.
         checks = state.candidacy.registers and observed.claim is not None and observed.claim.state == CHECKING
-        claim = _claim(state, checks=checks)
+        claim = _claim(state, checks=checks, moves=observed.claim.moves if observed.claim is not None else 0)
         return _write(state, moment, record, claim, "resume: the lock is held in my name by this very pod")
     confirmed = term.confirmed or moment.now >= term.confirm_at
     claim = _claim(state, checks=not confirmed, successor=term.successor, term=term.token, moves=term.moves)
@@ -479,9 +493,8 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     )
     moves = observed.claim.moves if observed.claim is not None and not observed.holder else 0
     claim = _claim(state, checks=observed.checks and me.registers, moves=moves)
-    if isinstance(old, Record) and old.holder:
-        # Whoever let the lease run out is gone, until it says otherwise.
-        state = replace(state, struck=state.struck | {registration_key(old.holder)})
+    if gone := observed.missed:
+        state = replace(state, struck=state.struck | {registration_key(gone)})
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
 
 
@@ -542,7 +555,8 @@ def _write(state: State, moment: Moment, record: Record, claim: Claim | None, wh
         stamp += 1
         stamped = replace(record, renew_time=format_time(stamp))
     sent = (*state.sent, stamped.encode())[-_SENT_LIMIT:]
-    return replace(state, sent=sent, last_renew_time=stamp), Write(base, stamped, claim, _others(state), why)
+    state = replace(state, sent=sent, sent_claim=claim, last_renew_time=stamp)
+    return state, Write(base, stamped, claim, _others(state), why)
 
 
 def _others(state: State) -> Mapping[str, str | None]:
@@ -632,7 +646,8 @@ def _advised(state: State, advice: Advice, moment: Moment) -> State:
 
 def _counted(state: State, delay: float | None, moment: Moment) -> State:
     observed = state.observed
-    if observed is None:
+    if observed is None or moment.now < observed.bid_at:
+        # The census took long, and this is another vacancy, or none, by now.
         return state
     bid_at = observed.bid_at
     if delay:
@@ -682,18 +697,19 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
     if state.observed is None or snapshot.version > state.observed.version:
         state = _observe(state, snapshot, moment)
     observed = state.observed
-    if state.leaving or observed is None or not observed.mine:
-        # The answer came after worse news: a later change, or the order to leave.
-        return replace(state, must_read=state.leaving and observed is not None and observed.mine)
+    if state.is_giving_up or observed is None or not observed.mine:
+        # The answer came after worse news: a later change, or the order to give the lock up.
+        return replace(state, must_read=state.is_giving_up and observed is not None and observed.mine)
     struck = state.struck.intersection(snapshot.annotations)
     state = replace(state, sent=state.sent[-1:], struck=struck)
     valid_until = asked_at + state.candidacy.renew_deadline
     if moment.now >= valid_until:
         return _revoke(state, "the answer to the renewal came after the renew deadline")
-    claim = observed.claim
+    claim = state.sent_claim
     if claim is None:
         raise TypeError("only a claimed record can be mine")
     term = state.term
+    # What I wrote decides, whatever the lock object says by now.
     confirmed = claim.state == LEADING
     if term is None:
         term = Term(
