@@ -149,8 +149,8 @@ class Plan:
 def plan(census: Census) -> Plan:
     """Return the moves that lead to an optimal assignment, and which of them may be made now.
 
-    With weights, an assignment that no single move improves. Each move that may be made now makes, together with the
-    others, nothing worse: it goes to a node with less to carry.
+    With weights, an assignment that no single move improves. The moves that may be made now make nothing worse, all of
+    them together or only some: each goes to a node that carries less, whatever becomes of the others.
     """
     weights = {election.weight for election in census.elections if election.node}
     desk = _Desk(census)
@@ -169,7 +169,10 @@ class _Desk:
             if election.node and election.movable and election.nodes - {election.node}:
                 self._led.setdefault(election.node, []).append(election)
         self._loads = census.loads()
-        self._loads_now = dict(self._loads)
+        self._left = dict(self._loads)
+        """What each node carries once all that may leave it now has left."""
+        self._filled = dict(self._loads)
+        """What each node carries once all that may come to it now has come."""
         self._nodes = {election.name: tuple(sorted(election.nodes)) for election in census.elections}
         self._unit = max((election.weight for election in census.elections if election.node), default=1)
 
@@ -242,14 +245,17 @@ class _Desk:
         arrived.sort(key=_youngest_first)
 
     def _act(self, election: Election, start: str, end: str, *, least_gain: int) -> None:
-        """Let a move be made now, if it starts where the election is and goes down by at least `least_gain` now."""
+        """Let a move be made now, if it starts where the election is and goes down by at least `least_gain`.
+
+        That has to hold whichever of the other moves are made: the node that one of them goes to may be dead.
+        """
         if election.node != start or election.name in self.moves:
             return
-        if self._loads_now[start] - self._loads_now[end] < least_gain:
+        if self._left[start] - self._filled[end] < least_gain:
             return
         self.moves[election.name] = end
-        self._loads_now[start] -= election.weight
-        self._loads_now[end] += election.weight
+        self._left[start] -= election.weight
+        self._filled[end] += election.weight
 
 
 def _youngest_first(election: Election) -> tuple[int, str]:
