@@ -307,6 +307,18 @@ async def test_consistent_list_goes_on_to_its_last_page() -> None:
     ]
 
 
+@pytest.mark.parametrize(("version", "expected"), [("7", 7), ("", 0), (None, 0), (7, 0), ("seven", 0), ("9" * 21, 0)])
+async def test_list_tells_its_version(version: object, expected: int) -> None:
+    """A list says where a watch goes on: 0, the present, where the API server does not tell."""
+    async with wire(
+        page("a", following="t"), answered({"metadata": {"resourceVersion": version}, "items": []})
+    ) as server:
+        kube = client(server.url)
+        listing = await kube.list_metadata(COLLECTION, label="", cached=False)
+        await kube.close()
+    assert (len(listing), listing.version) == (1, expected)
+
+
 @pytest.mark.parametrize("items", [[], None])
 async def test_list_of_nothing(items: list[object] | None) -> None:
     """An empty list is empty, also as Go may write it, as null."""
@@ -500,6 +512,24 @@ async def watched(server: Wire, seen: list[WatchEvent] | None = None) -> list[Wa
             return seen
     finally:
         await kube.close()
+
+
+async def test_watch_of_a_list_asks_for_metadata() -> None:
+    """What a label selects is watched as it is listed: metadata alone, from a version on, with bookmarks."""
+    async with wire(streamed(event("ADDED", OBJECT))) as server:
+        kube = client(server.url)
+        async with kube.watch_metadata(COLLECTION, label="a=b", version=7, seconds=60) as events:
+            assert [each async for each in events] == [WatchEvent("ADDED", OBJECT)]
+        await kube.close()
+    (asked,) = server.asked
+    assert asked.headers["accept"] == "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+    assert query(asked.target) == [
+        ("watch", "true"),
+        ("labelSelector", "a=b"),
+        ("resourceVersion", "7"),
+        ("allowWatchBookmarks", "true"),
+        ("timeoutSeconds", "60"),
+    ]
 
 
 async def test_watch_asks_for_one_object() -> None:

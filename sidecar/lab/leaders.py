@@ -1,0 +1,329 @@
+"""Who leads what, read from the API server: once, or again with every change.
+
+Nothing is written, and only Endpoints have to be readable: `list`, and `watch` for who looks on. Where pods may be
+read, they tell the nodes of holders that do not say themselves where they are: candidates of the stock image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar import settings
+from sidecar.kube import ApiError, ForbiddenError, GoneError, KubeClient, NotFoundError
+from sidecar.kubeconfig import ConfigError, choose
+from sidecar.lab import board, context
+from sidecar.lab.standings import Observed, key_of, standing_of
+from sidecar.record import GROUP_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+    from sidecar.kube import WatchEvent
+    from sidecar.lab.standings import Change, Standing
+
+REQUEST_SECONDS = 10.0
+"""For one request."""
+
+LOOK_SECONDS = 60.0
+"""For all the requests of one look: the pages of a list, and pods."""
+
+WATCH_SECONDS = 600
+"""For one watch; then everything is listed anew."""
+
+WATCH_GRACE = 30.0
+"""Seconds beyond that until a watch that the API server does not end is ended here."""
+
+CHECK_SECONDS = 0.5
+"""Between two checks for leases that have run out, and two redraws."""
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds from one list to the next, at least; twice as long each time while watches come to nothing."""
+
+POD_LIMIT = 500
+"""Pods that are read in one look."""
+
+PODS_AT_ONCE = 8
+
+TERM_LIMIT = 10_000
+"""Holders whose nodes are remembered."""
+
+_NAMED = 3
+"""Namespaces that a remark names."""
+
+_Term = tuple[str, str, str]
+"""A namespace, a holder there, and since when it holds its lock."""
+
+
+class LeadersError(Exception):
+    """It cannot be told who leads; the message is one line that says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which elections: of one namespace, or of all where that is `""`; of one group, or any and none where that is."""
+
+    namespace: str
+    group: str = ""
+
+    @property
+    def path(self) -> str:
+        """The collection that their lock objects are in."""
+        return f"/api/v1/namespaces/{self.namespace}/endpoints" if self.namespace else "/api/v1/endpoints"
+
+    @property
+    def label(self) -> str:
+        """The label selector that finds them."""
+        return f"{GROUP_LABEL}={self.group}" if self.group else ""
+
+    def __str__(self) -> str:
+        where = f"in namespace {self.namespace}" if self.namespace else "in any namespace"
+        return f"of group {self.group} {where}" if self.group else where
+
+
+class View(Protocol):
+    """Who is told what changes."""
+
+    def show(self, changes: Sequence[Change]) -> None:
+        """Take in what has changed."""
+        ...
+
+    def remark(self, text: str) -> None:
+        """Take in what is to be said beside it: what could not be read, and why."""
+        ...
+
+    def redraw(self) -> None:
+        """Take note that time has passed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Who leads what; `version` is the one to watch from."""
+
+    standings: list[Standing]
+    version: int
+
+
+class Leaders:
+    """The elections of a scope. `remark` is told what could not be read of them."""
+
+    def __init__(self, kube: KubeClient, scope: Scope, *, remark: Callable[[str], None]) -> None:
+        self._kube = kube
+        self._scope = scope
+        self._remark = remark
+        self._nodes = _Nodes(kube, remark)
+        self._disturbed = False
+
+    async def look(self) -> Found:
+        """Read them all, as they are stored. Raises `ApiError`, and `LeadersError` when that is not allowed."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                listed = await self._kube.list_metadata(self._scope.path, label=self._scope.label, cached=False)
+                standings = [standing for standing in map(standing_of, listed) if standing is not None]
+                self._nodes.forget_failures()
+                return Found(await self._nodes.found(standings), listed.version)
+        except ForbiddenError as error:
+            raise self._not_allowed("list", error) from error
+        except TimeoutError as error:
+            raise ApiError(f"GET {self._scope.path}: not all of it came within {LOOK_SECONDS:.0f} s") from error
+
+    async def follow(self, view: View, observed: Observed) -> NoReturn:
+        """Keep `observed` up to date and tell `view`, until cancelled.
+
+        Raises what `look` raises the first time; after that, what fails is tried again. Raises `LeadersError` whenever
+        something is not allowed.
+        """
+        looked = False
+        pause = SHORTEST_PAUSE
+        while True:
+            began = time.monotonic()
+            due = False
+            try:
+                found = await self.look()
+                view.show(observed.see_all(found.standings, asked_at=began, now=time.monotonic()))
+                looked = True
+                due = await self._watch(found.version, view, observed)
+            except GoneError:
+                pass  # it fell behind; the next list is up to date
+            except ApiError as error:
+                if not looked:
+                    raise
+                if not self._disturbed:
+                    self._remark(f"{error}; trying again")
+                self._disturbed = True
+            lived = time.monotonic() - began
+            pause = SHORTEST_PAUSE if due or lived > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+            spread = random.uniform(0.5, 1)  # noqa: S311 - spreads requests, protects nothing
+            await _idle(pause * spread - lived, view)
+
+    async def _watch(self, since: int, view: View, observed: Observed) -> bool:
+        """Take in what changes, to the watch's end. Return true, and earlier, when a lease seems to have run out."""
+        end = time.monotonic() + WATCH_SECONDS + WATCH_GRACE
+        check_at = 0.0
+        try:
+            async with self._kube.watch_metadata(
+                self._scope.path, label=self._scope.label, version=since, seconds=WATCH_SECONDS
+            ) as events:
+                if self._disturbed:
+                    self._remark("the API server answers again")
+                    self._disturbed = False
+                coming = asyncio.ensure_future(anext(events, None))
+                try:
+                    while (now := time.monotonic()) < end:
+                        if now >= check_at:
+                            if observed.is_due(now):
+                                return True
+                            check_at = now + CHECK_SECONDS
+                        view.redraw()
+                        await asyncio.wait([coming], timeout=CHECK_SECONDS)
+                        if coming.done():
+                            event = coming.result()
+                            if event is None:
+                                break
+                            view.show(await self._changes(event, observed))
+                            coming = asyncio.ensure_future(anext(events, None))
+                finally:
+                    coming.cancel()
+        except ForbiddenError as error:
+            raise self._not_allowed("watch", error) from error
+        return False
+
+    async def _changes(self, event: WatchEvent, observed: Observed) -> list[Change]:
+        if event.kind == "BOOKMARK":
+            return []
+        standing = None if event.kind == "DELETED" else standing_of(event.body)
+        if standing is None:
+            change = observed.lose(key_of(event.body))
+            return [] if change is None else [change]
+        (standing,) = await self._nodes.found([standing])
+        return [observed.see(standing, time.monotonic())]
+
+    def _not_allowed(self, verb: str, error: ForbiddenError) -> LeadersError:
+        namespace = self._scope.namespace
+        if namespace:
+            where, remedy = f"in namespace {namespace}", f"a Role with {verb} on endpoints allows it"
+        else:
+            where, remedy = (
+                "in all namespaces",
+                f"a ClusterRole with {verb} on endpoints allows it, or name a namespace",
+            )
+        return LeadersError(f"not allowed to {verb} endpoints {where}; {remedy} ({error})")
+
+
+class _Nodes:
+    """The nodes of holders that do not say where they are, by the pods that they are named after."""
+
+    def __init__(self, kube: KubeClient, remark: Callable[[str], None]) -> None:
+        self._kube = kube
+        self._remark = remark
+        self._known: dict[_Term, str] = {}
+        self._denied: set[str] = set()
+        self._failed = False
+
+    def forget_failures(self) -> None:
+        """Let what was not found be looked for again."""
+        self._known = {term: node for term, node in self._known.items() if node}
+
+    async def found(self, standings: Sequence[Standing]) -> list[Standing]:
+        """Return the standings, with the nodes that can be found out. Nothing that goes wrong is raised."""
+        terms = {one.key: _term(one) for one in standings if one.holder and not one.node}
+        await self._find([term for term in dict.fromkeys(terms.values()) if term not in self._known])
+        nodes = {key: self._known.get(term, "") for key, term in terms.items()}
+        return [replace(one, node=nodes[one.key]) if one.key in nodes else one for one in standings]
+
+    async def _find(self, terms: Sequence[_Term]) -> None:
+        if len(terms) > POD_LIMIT:
+            self._remark(f"{len(terms)} holders do not say on which node they are; {POD_LIMIT} of their pods are read")
+        if len(self._known) > TERM_LIMIT:
+            self._known.clear()
+        denied = set(self._denied)
+        turns = asyncio.Semaphore(PODS_AT_ONCE)
+
+        async def find(term: _Term) -> None:
+            async with turns:
+                self._known[term] = await self._node(term)
+
+        await asyncio.gather(*map(find, terms[:POD_LIMIT]))
+        if refused := sorted(self._denied - denied):
+            more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
+            self._remark(
+                f"not allowed to get pods in {', '.join(refused[:_NAMED])}{more}: "
+                "the nodes of holders that make no claim are not known there"
+            )
+
+    async def _node(self, term: _Term) -> str:
+        namespace, holder, _ = term
+        try:
+            # Whatever the holder calls itself, nothing but a name becomes a part of the path.
+            pod = settings.ELECTION.parse(holder)
+        except ValueError:
+            return ""
+        if namespace in self._denied:
+            return ""
+        try:
+            body = await self._kube.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        except NotFoundError:
+            return ""
+        except ForbiddenError:
+            self._denied.add(namespace)
+            return ""
+        except ApiError as error:
+            if not self._failed:
+                self._remark(f"a holder's node is not known: {error}")
+            self._failed = True
+            return ""
+        spec = body.get("spec")
+        node = spec.get("nodeName") if isinstance(spec, dict) else None
+        return node if isinstance(node, str) else ""
+
+
+def _term(standing: Standing) -> _Term:
+    # The name of a StatefulSet's pod comes back, and maybe on another node: but only for another term.
+    return standing.namespace, standing.holder, standing.acquired
+
+
+async def _idle(seconds: float, view: View) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        view.redraw()
+        await asyncio.sleep(min(left, CHECK_SECONDS))
+
+
+# -- The command -------------------------------------------------------------------------------------------------------
+
+
+async def run(*, kubeconfig_paths: str, namespace: str | None, group: str, watch: bool, as_json: bool) -> None:
+    """Print who leads: once, or with `watch` until cancelled. Raises `LeadersError`.
+
+    `kubeconfig_paths` is as in KUBECONFIG, and wins over it. `namespace` is `""` for all, `None` for the context's.
+    """
+    paths = kubeconfig_paths or os.environ.get("KUBECONFIG")
+    home = Path("~")
+    try:
+        load = choose(kubeconfig=paths, use_cluster_credentials=False, environ=os.environ, home=home)
+        kube = KubeClient(load, timeout=REQUEST_SECONDS, user_agent=f"electionctl/{version('leader-elector')}")
+        try:
+            await kube.connect()
+            if namespace is None:
+                namespace = context.namespace(kubeconfig=paths, environ=os.environ, home=home)
+            scope = Scope(namespace=namespace, group=group)
+            if watch:
+                observed = Observed()
+                with board.looking_on(observed, scope=str(scope), everywhere=not namespace, as_json=as_json) as view:
+                    await Leaders(kube, scope, remark=view.remark).follow(view, observed)
+            else:
+                remarks: list[str] = []
+                found = await Leaders(kube, scope, remark=remarks.append).look()
+                board.show(found.standings, remarks, scope=str(scope), everywhere=not namespace, as_json=as_json)
+        finally:
+            await kube.close()
+    except (ConfigError, ApiError) as error:
+        raise LeadersError(str(error)) from error
