@@ -14,6 +14,7 @@ Everybody who has the same census makes the same plan, so nobody has to be asked
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ from sidecar.record import CHECKING, CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim,
 from sidecar.registration import registration_key, registrations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 DELAY_CAP = 4
 """Leaders more than on the least loaded node, beyond which a bid holds back no longer."""
@@ -158,98 +160,128 @@ def plan(census: Census) -> Plan:
     return Plan(desk.moves, steps)
 
 
+_Rank = tuple[int, int, str]
+"""What elections on one node are sorted by: the weight, the youngest first, the name."""
+
+_Path = list[tuple[Election, str]]
+"""Moves, each of an election and to which node."""
+
+
 class _Desk:
     """Where a plan is worked out: the assignment as it would be, and the moves that may be made now."""
 
     def __init__(self, census: Census) -> None:
         self.moves: dict[str, str] = {}
-        self._led: dict[str, list[Election]] = {}
-        """By node, what could be led elsewhere, the youngest first."""
-        for election in sorted(census.elections, key=_youngest_first):
-            if election.node and election.movable and election.nodes - {election.node}:
-                self._led.setdefault(election.node, []).append(election)
+        self._led_on = {election.name: election.node for election in census.elections}
+        self._elections = {election.name: election for election in census.elections}
         self._loads = census.loads()
         self._left = dict(self._loads)
         """What each node carries once all that may leave it now has left."""
         self._filled = dict(self._loads)
         """What each node carries once all that may come to it now has come."""
-        self._nodes = {election.name: tuple(sorted(election.nodes)) for election in census.elections}
+        self._ways: dict[str, dict[str, list[_Rank]]] = {node: {} for node in self._loads}
+        """By node and by other node, the ranks of what is led on the one and could be led on the other, sorted."""
+        for election in sorted(census.elections, key=_rank):
+            if election.node and election.movable:
+                for end in election.nodes - {election.node}:
+                    self._ways[election.node].setdefault(end, []).append(_rank(election))
         self._unit = max((election.weight for election in census.elections if election.node), default=1)
 
     def balance_by_paths(self) -> int:
         """Apply shortest cost-reducing paths until none is left; return how many moves that takes."""
         steps = 0
-        found = True
-        while found:
-            found = False
-            for source in self._heaviest_first():
-                while path := self._shortest_path(source):
-                    found = True
-                    steps += len(path)
-                    for election, start, end in path:
-                        self._move(election, start, end)
-                    # Only the last edge, which lands on the light node, may act: from the end on the path unwinds.
-                    self._act(*path[-1], least_gain=self._unit)
+        waiting = set(self._loads)
+        while waiting:
+            # What is reached from the heaviest node is at most one leader lighter where no path is left. So neither
+            # that node nor any of these can be the source, the middle or the end of one any more.
+            source = min(waiting, key=lambda node: (-self._loads[node], node))
+            path, reached = self._shortest_path(source, waiting)
+            if not path:
+                waiting -= reached
+                continue
+            steps += len(path)
+            # Only the last edge, which lands on the light node, may act: from the end on the path unwinds.
+            self._act(*path[-1], least_gain=self._unit)
+            for election, end in path:
+                self._move(election, end)
         return steps
 
-    def _shortest_path(self, source: str) -> list[tuple[Election, str, str]]:
-        """Return the edges of the shortest path from `source` to a node with at least two leaders fewer."""
+    def _shortest_path(self, source: str, within: AbstractSet[str]) -> tuple[_Path, AbstractSet[str]]:
+        """Return the shortest path from `source` to a node with at least two leaders fewer, and all nodes reached.
+
+        The path is empty when there is none.
+        """
         light = self._loads[source] - 2 * self._unit
-        reached: dict[str, tuple[Election, str] | None] = {source: None}
+        reached: dict[str, str] = {source: ""}
         frontier = [source]
         while frontier:
             following: list[str] = []
             for start in frontier:
-                for election in self._led.get(start, ()):
-                    for end in self._nodes[election.name]:
-                        if end not in reached:
-                            reached[end] = (election, start)
-                            following.append(end)
+                for end, ranks in self._ways[start].items():
+                    if ranks and end not in reached and end in within:
+                        reached[end] = ranks[0][-1]
+                        following.append(end)
             ends = [node for node in following if self._loads[node] <= light]
             if ends:
-                return _edges(reached, min(ends, key=lambda node: (self._loads[node], node)))
-            frontier = following
-        return []
+                return self._path(reached, min(ends, key=lambda node: (self._loads[node], node))), reached.keys()
+            frontier = sorted(following)
+        return [], reached.keys()
+
+    def _path(self, reached: Mapping[str, str], end: str) -> _Path:
+        path: _Path = []
+        while name := reached[end]:
+            path.append((self._elections[name], end))
+            end = self._led_on[name]
+        return path[::-1]
 
     def balance_greedily(self) -> int:
         """Make the best single move from the heaviest node that has one, until none is left; return how many."""
         steps = 0
         while (best := self._best_move()) is not None:
             steps += 1
-            self._move(*best)
             self._act(*best, least_gain=best[0].weight + 1)
+            self._move(*best)
         return steps
 
-    def _best_move(self) -> tuple[Election, str, str] | None:
-        for start in self._heaviest_first():
-            gains = [
-                # Half of what the sum of the squares falls by.
-                (election.weight * (self._loads[start] - self._loads[end] - election.weight), election, end)
-                for election in self._led.get(start, ())
-                for end in self._nodes[election.name]
-            ]
-            gain, election, end = max(gains, key=lambda move: move[0], default=(0, None, ""))
-            if gain > 0 and election is not None:
-                return election, start, end
+    def _best_move(self) -> tuple[Election, str] | None:
+        nodes = sorted(self._loads)
+        for start in sorted(nodes, key=self._loads.__getitem__, reverse=True):
+            ways = self._ways[start]
+            heaviest = max((ranks[-1][0] for ranks in ways.values() if ranks), default=0)
+            most, best = 0, ("", 0)
+            for end in sorted(sorted(ways), key=self._loads.__getitem__):
+                surplus = self._loads[start] - self._loads[end]
+                if surplus <= 0 or _gain(min(heaviest, surplus // 2), surplus) <= most:
+                    break  # No move there, nor to any heavier node, is better.
+                for weight in _nearest(ways[end], surplus // 2):
+                    if (gain := _gain(weight, surplus)) > most:
+                        most, best = gain, (end, weight)
+            if most:
+                end, weight = best
+                index = bisect_left(ways[end], (weight,))
+                return self._elections[ways[end][index][-1]], end
         return None
 
-    def _heaviest_first(self) -> list[str]:
-        return sorted(self._loads, key=lambda node: (-self._loads[node], node))
-
-    def _move(self, election: Election, start: str, end: str) -> None:
+    def _move(self, election: Election, end: str) -> None:
+        start = self._led_on[election.name]
+        self._led_on[election.name] = end
         self._loads[start] -= election.weight
         self._loads[end] += election.weight
-        self._led[start].remove(election)
-        arrived = self._led.setdefault(end, [])
-        arrived.append(election)
-        arrived.sort(key=_youngest_first)
+        rank = _rank(election)
+        for node in election.nodes:
+            if node != start:
+                ranks = self._ways[start][node]
+                del ranks[bisect_left(ranks, rank)]
+            if node != end:
+                insort(self._ways[end].setdefault(node, []), rank)
 
-    def _act(self, election: Election, start: str, end: str, *, least_gain: int) -> None:
+    def _act(self, election: Election, end: str, *, least_gain: int) -> None:
         """Let a move be made now, if it starts where the election is and goes down by at least `least_gain`.
 
         That has to hold whichever of the other moves are made: the node that one of them goes to may be dead.
         """
-        if election.node != start or election.name in self.moves:
+        start = election.node
+        if self._led_on[election.name] != start or election.name in self.moves:
             return
         if self._left[start] - self._filled[end] < least_gain:
             return
@@ -258,14 +290,16 @@ class _Desk:
         self._filled[end] += election.weight
 
 
-def _youngest_first(election: Election) -> tuple[int, str]:
-    return -election.term, election.name
+def _rank(election: Election) -> _Rank:
+    return election.weight, -election.term, election.name
 
 
-def _edges(reached: Mapping[str, tuple[Election, str] | None], end: str) -> list[tuple[Election, str, str]]:
-    edges: list[tuple[Election, str, str]] = []
-    while (step := reached[end]) is not None:
-        election, start = step
-        edges.append((election, start, end))
-        end = start
-    return edges[::-1]
+def _nearest(ranks: Sequence[_Rank], weight: int) -> list[int]:
+    """Return the weights among `ranks` next to `weight`, of the one below and of the one that is not."""
+    index = bisect_left(ranks, (weight,))
+    return [rank[0] for rank in ranks[max(0, index - 1) : index + 1]]
+
+
+def _gain(weight: int, surplus: int) -> int:
+    """Return half of what the sum of the squares falls by when `weight` moves to where `surplus` less is carried."""
+    return weight * (surplus - weight)

@@ -31,7 +31,10 @@ PODS = 20
 """Pods that are looked up for one census; those of later leaders without a claim are looked up for the next."""
 
 KNOWN_PODS = 2_000
-"""Pods whose node is remembered. A pod never changes its node."""
+"""Pods whose node is remembered, or that there is none to be had; no more are looked up."""
+
+KNOWN_SECONDS = 600.0
+"""How long it is. A pod never changes its node, but a StatefulSet makes another one of the same name elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class CensusTaker:
         self._wall = wall
         self._troubles = troubles
         self._not_before = float("-inf")
-        self._nodes: dict[tuple[str, str], str] = {}
+        self._nodes: dict[tuple[str, str], tuple[str, float]] = {}
+        """By namespace and pod, the node, `""` where none is known, and until when to remember it."""
         self.last: Taken | None = None
 
     async def take(self, *, cached: bool) -> Census | None:
@@ -86,10 +90,10 @@ class CensusTaker:
 
     async def _nodes_of_holders(self, unclaimed: Sequence[LockSeen]) -> dict[str, str]:
         holders = {lock.name: (lock.name.partition("/")[0], lock.holder or "") for lock in unclaimed}
+        now = self._now()
+        self._nodes = {pod: known for pod, known in self._nodes.items() if now < known[1]}
         unknown = [pod for pod in dict.fromkeys(holders.values()) if pod not in self._nodes]
-        if len(self._nodes) + PODS > KNOWN_PODS:
-            self._nodes.clear()
-        for pod in unknown[:PODS]:
-            if node := await self._group.node_of(*pod):
-                self._nodes[pod] = node
-        return {name: self._nodes[pod] for name, pod in holders.items() if pod in self._nodes}
+        room = max(0, KNOWN_PODS - len(self._nodes))
+        for pod in unknown[: min(PODS, room)]:
+            self._nodes[pod] = (await self._group.node_of(*pod), now + KNOWN_SECONDS)
+        return {name: self._nodes[pod][0] for name, pod in holders.items() if pod in self._nodes}

@@ -301,7 +301,7 @@ class Observed:
     counted: bool = False
     """Whether a census was asked for before this bid."""
     checks: bool = False
-    """Whether whoever takes this vacancy checks first whether its node is the right one."""
+    """Whether there was a census, so that whoever takes this vacancy may check whether its node is the right one."""
 
     @property
     def text(self) -> str | None:
@@ -320,8 +320,9 @@ class Observed:
 
     @property
     def missed(self) -> str:
-        """Who is gone, until it says otherwise, once this is vacant: the holder whose lease ran out, or the successor
-        that did not come; `""` when nobody is missed.
+        """Whoever let this become vacant, and counts as gone until it says otherwise; `""` when nobody does.
+
+        That is the holder whose lease ran out, or the successor that did not come.
         """
         return self.holder or (self.claim.successor if self.claim else "")
 
@@ -492,8 +493,10 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         transitions=transitions,
     )
     moves = observed.claim.moves if observed.claim is not None and not observed.holder else 0
-    claim = _claim(state, checks=observed.checks and me.registers, moves=moves)
-    if gone := observed.missed:
+    gone = observed.missed
+    # After a leader that went without a word there was none for long enough: lead first, and look then.
+    claim = _claim(state, checks=observed.checks and me.registers and not gone, moves=moves)
+    if gone:
         state = replace(state, struck=state.struck | {registration_key(gone)})
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
 

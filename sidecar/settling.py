@@ -164,6 +164,8 @@ class Settling:
     watching: bool = False
     blind_since: float = -math.inf
     """Since when changes of the lock object are not shown; meaningless while they are."""
+    withdraw_at: float = -math.inf
+    """When to withdraw the registration of somebody who is blind, or to try again."""
     why: str = ""
 
 
@@ -175,7 +177,7 @@ def observe(settling: Settling, state: State, moment: Moment) -> Settling:
     settling = _see_watch(settling, state, moment)
     snapshot = state.observed.snapshot if state.observed else None
     if snapshot is None or state.leaving:
-        return replace(settling, there=False, holding=None, registered=None, nominated_in=0)
+        return replace(settling, there=False, holding=None, registered=None, register_at=moment.now, nominated_in=0)
     known = registrations(snapshot.annotations)
     settling = replace(settling, there=True)
     settling = _see_registration(settling, known, moment)
@@ -207,7 +209,10 @@ def _see_registration(settling: Settling, known: Mapping[str, Registration], mom
         # Struck out, though alive; or the same name registered from elsewhere.
         return replace(settling, registered=None, register_at=max(moment.now, _next_attempt(settling, moment)))
     period = stamp_seconds(len(known))
-    return replace(settling, registered=mine, register_at=moment.now + period * (1 + moment.luck / 5), attempts=0)
+    # It stayed once a further stamp is seen: two who fight for one name see their own now and then, too.
+    attempts = 0 if settling.registered is not None else settling.attempts
+    register_at = moment.now + period * (1 + moment.luck / 5)
+    return replace(settling, registered=mine, register_at=register_at, attempts=attempts)
 
 
 def _next_attempt(settling: Settling, moment: Moment) -> float:
@@ -261,7 +266,8 @@ def _see_nudge(holding: Holding, snapshot: Snapshot, moment: Moment) -> Holding:
     nudges = snapshot.annotations.get(LOOK_ANNOTATION, "")
     if nudges == holding.nudges:
         return holding
-    at = max(moment.now, holding.nudged_at + NUDGE_SECONDS)
+    pending = holding.nudged_at > moment.now
+    at = holding.nudged_at if pending else max(moment.now, holding.nudged_at + NUDGE_SECONDS)
     return replace(holding, nudges=nudges, nudged_at=at, look_at=min(holding.look_at, at))
 
 
@@ -269,14 +275,18 @@ def _see_nominee(
     holding: Holding, term: Term, snapshot: Snapshot, known: Mapping[str, Registration], moment: Moment
 ) -> Holding:
     nominee = holding.nominee
-    if nominee is None or nominee.accepted or term.written.successor != nominee.registration.identity:
+    if nominee is None or term.written.successor != nominee.registration.identity:
         return holding
+    registration = known.get(nominee.key)
+    if registration is not None and registration.pod_uid != nominee.registration.pod_uid:
+        registration = None
+    if nominee.accepted:
+        # It may have left since.
+        return holding if registration is not None else replace(holding, nominee=None)
     if not nominee.written:
         nominee = replace(nominee, written=True, until=moment.now + ACCEPTANCE_SECONDS)
-    registration = known.get(nominee.key)
     if (
         registration is not None
-        and registration.pod_uid == nominee.registration.pod_uid
         # What was accepted is this nomination, and none that nobody can have seen yet.
         and term.nominated_in <= registration.accepted < snapshot.version
     ):
@@ -300,8 +310,7 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     holding = settling.holding
     if holding is None and not settling.watching and now >= settling.blind_since + BLIND_SECONDS:
         # It could not see in time that it was nominated.
-        step: Step = Pause(math.inf) if settling.registered is None else Register(None)
-        return replace(settling, register_at=math.inf), step
+        return _withdraw(replace(settling, register_at=math.inf), now)
     if now >= settling.register_at:
         return _register(settling, moment)
     if holding is None:
@@ -310,7 +319,8 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     if nominee is not None and not nominee.accepted and now >= nominee.until:
         return _refused(settling, holding, nominee, moment)
     if now >= holding.look_at and (nominee is None or nominee.accepted):
-        return settling, Look()
+        # Whatever asks for a look from here on asks for another one: the census may have been taken already.
+        return replace(settling, holding=replace(holding, look_at=math.inf)), Look()
     return _keep_house(settling, holding, now)
 
 
@@ -328,10 +338,19 @@ def _register(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     return replace(settling, register_at=_next_attempt(settling, moment)), Register(registration)
 
 
+def _withdraw(settling: Settling, now: float) -> tuple[Settling, Step]:
+    if settling.registered is None:
+        return settling, Pause(math.inf)
+    if now < settling.withdraw_at:
+        return settling, Pause(settling.withdraw_at)
+    return replace(settling, withdraw_at=now + BLIND_SECONDS), Register(None)
+
+
 def _refused(settling: Settling, holding: Holding, nominee: Nominee, moment: Moment) -> tuple[Settling, Step]:
     """Give a nominee up. Whoever does not answer is dead, or stopped, unless it is me who is not told."""
     name = nominee.registration.identity
-    advice: tuple[Advice, ...] = (Nominate(""),)
+    # Whoever was only checking leads now: it has been without a leader for long enough.
+    advice: tuple[Advice, ...] = (Confirm(),)
     if settling.watching and nominee.written:
         advice += (Strike(frozenset({nominee.key})),)
     holding = replace(holding, nominee=None, refusals=holding.refusals + 1, look_at=_soon(holding, moment))
@@ -382,16 +401,16 @@ def looked(settling: Settling, census: Census | None, moment: Moment) -> tuple[S
     here = settling.candidacy.node
     compared = _compared(census, here, target)
     advice: list[Advice] = [Calm()] if settled else []
-    if nominee is not None and target != nominee.registration.node:
-        why = f"stayed: no longer better placed on {nominee.registration.node}"
-        advice.append(Confirm())
-    elif nominee is not None:
+    if nominee is not None and target == nominee.registration.node:
         why = f"handed over to {nominee.registration.identity}: {compared}"
         advice.append(HandOver(nominee.registration))
     elif target and (chosen := _candidate_on(target, holding, settling)):
         why = f"nominated {chosen.registration.identity}: {compared}"
         advice.append(Nominate(chosen.registration.identity))
-        holding = replace(holding, nominee=replace(chosen, until=moment.now + 2 * ACCEPTANCE_SECONDS))
+        # A plan that changed after somebody had accepted counts as a nomination in vain, or this could go on for ever.
+        refusals = holding.refusals + (nominee is not None)
+        chosen = replace(chosen, until=moment.now + 2 * ACCEPTANCE_SECONDS)
+        holding = replace(holding, nominee=chosen, refusals=refusals)
     else:
         why = f"stayed: nobody is there to hand over to, though {compared}" if target else f"stayed: {compared}"
         advice.append(Confirm())
@@ -423,10 +442,10 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
     stretch = max(1.0, elections / LARGE_GROUP)
     if moment.now >= holding.calm_at:
         at = moment.now + SAFETY_SECONDS * stretch * (1 + moment.luck / 5)
-        return replace(holding, look_at=at, refusals=0, looks=len(LOOK_INTERVALS))
+        return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks=len(LOOK_INTERVALS))
     interval = LOOK_INTERVALS[min(holding.looks, len(LOOK_INTERVALS) - 1)] * stretch
     at = moment.now + _between(0.75 * interval, 1.25 * interval, moment.luck)
-    return replace(holding, look_at=at, looks=holding.looks + 1)
+    return replace(holding, look_at=min(holding.look_at, at), looks=holding.looks + 1)
 
 
 def _nudges(census: Census, moves: Mapping[str, str], lock: str, moment: Moment) -> tuple[str, ...]:

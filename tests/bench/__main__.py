@@ -1,32 +1,42 @@
-"""`make bench`: what an election costs and how fast it is, for any command, on a real API server."""
+"""`make bench`: what an election costs, how fast it is, how leaders are spread: any command's, on a real API server."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import sysconfig
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sidecar import duration
-from tests.bench import report
-from tests.bench.candidates import PLACEHOLDERS, CandidateError, TemplateError, command_from
-from tests.bench.measure import Command, Workload, measure
+from tests.bench import balance_report, report
+from tests.bench.bed import Bed
+from tests.bench.candidates import PLACEHOLDERS, CandidateError, Command, TemplateError, command_from
+from tests.bench.coldstart import BY_NODE, ORDERED, Series, cold_start
+from tests.bench.crash import crashes
+from tests.bench.forking import ForkServer
+from tests.bench.journal import Journal, JournalError
+from tests.bench.lockwatch import WatchError
+from tests.bench.measure import Workload, measure, patience
+from tests.bench.options import CLIENTGO, FORK, MANY_ELECTIONS, MANY_REPLICAS, VARIANTS, parse
+from tests.bench.outcome import Crash, Run, summary
+from tests.bench.server import AuditedAPIServer
 from tests.testbed import golang, peers
 from tests.testbed.apiserver import StartError
 from tests.testbed.connection import APIError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import argparse
+    from collections.abc import Sequence
     from types import FrameType
 
     from tests.bench.figures import Row
@@ -34,55 +44,50 @@ if TYPE_CHECKING:
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 STOCK_FLAGS = "--election={election} --election-namespace={namespace} --id={id} --ttl={ttl} --http=localhost:{port}"
-CLIENTGO = {"clientgo": "", "clientgo-release": " --release-on-cancel"}
-
-# What the goal of an election with many replicas is measured with.
-MANY_ELECTIONS, MANY_REPLICAS = 2, 50
-
-LIMITS = {"elections": 100, "replicas": 200, "trials": 1000}
-MOST_CANDIDATES = 500
-LONGEST_WINDOW = 3600.0
-LONGEST_TTL = 600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the arguments say; 0, 1 when something failed or a goal was missed, 2 when called wrongly."""
-    chosen = _parse(arguments)
+    chosen = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _run(chosen)
+        commands = [_own(chosen), *map(_compared, chosen.compare)]
+        # What is wrong with a template is said before the first minutes have passed.
+        examples = dict.fromkeys(PLACEHOLDERS, "x")
+        for command in commands:
+            command_from(command.template, examples)
+        return _cold_starts(chosen, commands) if chosen.balance else _steady_state(chosen, commands)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; every candidate was ended\n")
         return INTERRUPTED
     except TemplateError as error:
         sys.stderr.write(f"error: {error}\n")
         return MISUSED
-    except (StartError, golang.BuildError, APIError, OSError) as error:
+    except (StartError, golang.BuildError, APIError, JournalError, WatchError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return FAILED
 
 
-def _run(chosen: argparse.Namespace) -> int:
+# -- The steady state, and failovers --
+
+
+def _steady_state(chosen: argparse.Namespace, commands: Sequence[Command]) -> int:
     machine = _machine()
     load = Workload(
         elections=chosen.elections,
         replicas=chosen.replicas,
+        nodes=chosen.nodes,
         ttl=chosen.ttl,
         ttl_seconds=duration.parse(chosen.ttl),
+        settle=chosen.settle,
         window=chosen.window,
         kill_trials=chosen.kill_trials,
         term_trials=chosen.term_trials,
     )
-    first = _own(chosen)
-    commands = [first, *map(_compared, chosen.compare)]
-    # What is wrong with a template is said before the first minutes have passed.
-    examples = dict.fromkeys(PLACEHOLDERS, "x")
-    for command in commands:
-        command_from(command.template, examples)
     workloads = [(load, commands)]
     if chosen.check:
         many = replace(load, elections=MANY_ELECTIONS, replicas=MANY_REPLICAS, kill_trials=0, term_trials=0)
-        workloads.append((many, [first]))
+        workloads.append((many, commands[:1]))
 
     with tempfile.TemporaryDirectory(prefix="leader-elector-bench-") as folder:
         folders = (Path(folder, str(number)) for number in itertools.count())
@@ -90,7 +95,12 @@ def _run(chosen: argparse.Namespace) -> int:
     groups = [[row for row in rows if row is not None] for rows in measured]
     complete = groups == measured
     goals = report.compare_with_goals(groups[0][0], groups[1][0]) if chosen.check and complete else []
-    _print(chosen, [rows for rows in groups if rows], goals, machine)
+    groups = [rows for rows in groups if rows]
+    if chosen.json:
+        _print(report.document(groups, goals, machine))
+    else:
+        tell = report.markdown if chosen.markdown else report.table
+        _print(str(machine), *map(tell, groups), report.goal_lines(goals))
     return OK if complete and all(goal.met for goal in goals) else FAILED
 
 
@@ -108,17 +118,127 @@ def _measure(command: Command, load: Workload, *, folder: Path) -> Row | None:
         progress.end()
 
 
-def _print(
-    chosen: argparse.Namespace, groups: list[list[Row]], goals: list[report.Goal], machine: report.Machine
-) -> None:
+# -- Cold starts --
+
+
+def _cold_starts(chosen: argparse.Namespace, commands: Sequence[Command]) -> int:
+    machine = _machine()
+    applications, replicas, nodes = chosen.balance
+    series = Series(
+        applications=applications,
+        replicas=replicas,
+        nodes=nodes,
+        starts=chosen.starts,
+        settle=chosen.settle,
+        patience=patience(duration.parse(chosen.ttl)),
+    )
+    with tempfile.TemporaryDirectory(prefix="leader-elector-bench-") as folder:
+        results = [
+            _carry_out(chosen, series, command, Path(folder, str(number))) for number, command in enumerate(commands)
+        ]
+    measured = [one for one in results if one is not None]
+    goals = balance_report.compare_with_goals(measured[0].summary) if chosen.check and results[0] else []
+    starts = series.starts if series.starts in (ORDERED, BY_NODE) else f"spread over {series.starts} s"
+    heading = (
+        f"{applications} elections x {replicas} replicas on {nodes} nodes, ttl {chosen.ttl}, starts {starts}, "
+        f"seeds from {chosen.seed}"
+    )
     if chosen.json:
-        sys.stdout.write(report.document(groups, goals, machine) + "\n")
-        return
-    tell = report.markdown if chosen.markdown else report.table
-    parts = [str(machine), *map(tell, groups)]
-    if goals:
-        parts.append(report.goal_lines(goals))
-    sys.stdout.write("\n\n".join(parts) + "\n")
+        _print(balance_report.document(heading, measured, goals, machine))
+    elif measured:
+        tell = balance_report.markdown if chosen.markdown else balance_report.table
+        _print(str(machine), tell(heading, [one.summary for one in measured]), report.goal_lines(goals))
+    complete = len(measured) == len(commands) and not any(one.summary.problems for one in measured)
+    return OK if complete and all(goal.met for goal in goals) else FAILED
+
+
+def _carry_out(
+    chosen: argparse.Namespace, series: Series, command: Command, folder: Path
+) -> balance_report.Measured | None:
+    """Carry out all runs of one command, then the crashes; None, and what happened on stderr, when it does not work."""
+    forked = (chosen.start or FORK) == FORK and command.is_own
+    journal = _journal(chosen, series, command, forked=forked)
+    seeds = range(chosen.seed, chosen.seed + chosen.runs)
+    known = journal.runs() if journal else {}
+    runs = [known[seed] for seed in seeds if seed in known]
+    missing = [seed for seed in seeds if seed not in known]
+    killed: list[Crash] = []
+    progress = _Progress(f"{command.name}, {series.shape}")
+    folder.mkdir()
+    try:
+        with ExitStack() as stack:
+            if missing or chosen.crashes:
+                progress("starting the API server")
+                bed = _bed(chosen, command, folder, stack, forked=forked)
+            for seed in missing:
+                said = _Progress(f"{command.name}, {series.shape}, run {len(runs) + 1} of {chosen.runs}")
+                run = _cold_start(bed, series, seed, said, may_fail=bool(runs))
+                runs.append(run)
+                if journal:
+                    journal.append(run)
+                _put_away(chosen.logs, folder / f"run-{seed}", f"{command.name}-{seed}", run)
+            if chosen.crashes:
+                killed = crashes(
+                    bed,
+                    chosen.crashes,
+                    ttl_seconds=duration.parse(chosen.ttl),
+                    patience=series.patience,
+                    progress=progress,
+                )
+    except CandidateError as error:
+        progress.end()
+        sys.stderr.write(f"error: {command.name}: {error}\n")
+        return None
+    finally:
+        progress.end()
+    return balance_report.Measured(summary=summary(command.name, runs, killed), runs=runs, crashes=killed)
+
+
+def _bed(chosen: argparse.Namespace, command: Command, folder: Path, stack: ExitStack, *, forked: bool) -> Bed:
+    server = stack.enter_context(AuditedAPIServer(folder))
+    fork_server = stack.enter_context(ForkServer(folder / "forkserver.log")) if forked else None
+    return Bed(server=server, folder=folder, command=command, ttl=chosen.ttl, fork_server=fork_server)
+
+
+def _cold_start(bed: Bed, series: Series, seed: int, progress: _Progress, *, may_fail: bool) -> Run:
+    """Carry out one run; where one went well before, one in which something went wrong is told like any other."""
+    try:
+        return cold_start(bed, series, seed=seed, progress=progress)
+    except CandidateError as error:
+        if not may_fail:
+            raise
+        progress.end()
+        sys.stderr.write(f"error: {bed.command.name}, seed {seed}: {error}\n")
+        return Run(seed=seed, problem=str(error))
+
+
+def _journal(chosen: argparse.Namespace, series: Series, command: Command, *, forked: bool) -> Journal | None:
+    conditions = {
+        "command": command.name,
+        "template": command.template,
+        "variables": dict(command.variables),
+        "forked": forked,
+        "shape": series.shape,
+        "starts": series.starts,
+        "settle": series.settle,
+        "ttl": chosen.ttl,
+    }
+    return Journal(chosen.out, conditions) if chosen.out else None
+
+
+def _put_away(kept: Path | None, folder: Path, name: str, run: Run) -> None:
+    """Keep the logs of a run that did not end balanced, where that is wanted; remove them otherwise."""
+    if kept is not None and not run.balanced:
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, kept / name, ignore=shutil.ignore_patterns("*.kubeconfig"), dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+# -- Both --
+
+
+def _print(*parts: str) -> None:
+    sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
 
 
 class _Progress:
@@ -141,85 +261,12 @@ class _Progress:
             sys.stderr.flush()
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="make bench ARGS=...",
-        description="Runs elections of any program against a real API server, and measures what they cost.",
-        epilog="Placeholders of a TEMPLATE: " + " ".join(f"{{{name}}}" for name in PLACEHOLDERS) + ". "
-        "No shell runs it. It also finds KUBECONFIG and POD_UID in its environment.",
-    )
-    add = parser.add_argument
-    add("--elections", type=_count("elections"), default=5, metavar="N", help="elections (default 5)")
-    add("--replicas", type=_count("replicas"), default=5, metavar="N", help="candidates of each (default 5)")
-    add("--ttl", type=_ttl, default="10s", help="lease duration, as Go writes it (default 10s)")
-    add("--window", type=_seconds, default=60.0, metavar="SECONDS", help="of the steady state (default 60)")
-    add("--kill-trials", type=_count("trials", least=0), default=10, metavar="N", help="leaders killed (default 10)")
-    add("--term-trials", type=_count("trials", least=0), default=10, metavar="N", help="leaders ended (default 10)")
-    add("--command", metavar="TEMPLATE", help="the program (default: leader-elector with the stock image's flags)")
-    add("--name", metavar="LABEL", help="what its column is called (default: the program's name)")
-    add(
-        "--compare",
-        action="append",
-        default=[],
-        type=_comparison,
-        metavar="LABEL=TEMPLATE",
-        help=f"another program to measure the same way; may be repeated; {' or '.join(CLIENTGO)} alone is client-go's",
-    )
-    add("--check", action="store_true", help=f"measure {MANY_REPLICAS} replicas as well, and compare with the goals")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
-    chosen = parser.parse_args(arguments)
-    if chosen.elections * chosen.replicas > MOST_CANDIDATES:
-        parser.error(f"--elections times --replicas is more than {MOST_CANDIDATES} candidates")
-    if chosen.replicas < 2 and chosen.kill_trials + chosen.term_trials > 0:
-        parser.error("nobody takes over from a single replica: --kill-trials and --term-trials must be 0")
-    if chosen.check and 0 in (chosen.kill_trials, chosen.term_trials):
-        parser.error("--check needs --kill-trials and --term-trials")
-    return chosen
-
-
-def _count(what: str, *, least: int = 1) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= LIMITS[what]:
-            raise argparse.ArgumentTypeError(f"{text!r}: not a number from {least} to {LIMITS[what]}")
-        return int(text)
-
-    return count
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= LONGEST_WINDOW:
-        raise argparse.ArgumentTypeError(f"{text!r}: not a number of seconds up to {LONGEST_WINDOW:g}")
-    return seconds
-
-
-def _ttl(text: str) -> str:
-    try:
-        seconds = duration.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if not 0 < seconds <= LONGEST_TTL:
-        raise argparse.ArgumentTypeError(f"{text!r}: not between 0s and {duration.render(LONGEST_TTL)}")
-    return text
-
-
-def _comparison(text: str) -> str:
-    label, equals, template = text.partition("=")
-    if text not in CLIENTGO and not (label and equals and template):
-        known = " nor ".join(CLIENTGO)
-        raise argparse.ArgumentTypeError(f"{text!r}: neither LABEL=TEMPLATE nor {known}")
-    return text
-
-
 def _compared(text: str) -> Command:
     if text in CLIENTGO:
         program = shlex.quote(str(peers.clientgo()))
         return Command(name=text, template=f"{program} {STOCK_FLAGS}{CLIENTGO[text]}")
+    if text in VARIANTS:
+        return Command(name=text, template=_own_template(), variables=VARIANTS[text], is_own=True)
     label, _, template = text.partition("=")
     return Command(name=label, template=template)
 
@@ -227,10 +274,14 @@ def _compared(text: str) -> Command:
 def _own(chosen: argparse.Namespace) -> Command:
     if chosen.command:
         return Command(name=chosen.name or Path(chosen.command.split()[0]).name, template=chosen.command)
+    return Command(name=chosen.name or "leader-elector", template=_own_template(), is_own=True)
+
+
+def _own_template() -> str:
     program = Path(sysconfig.get_path("scripts"), "leader-elector")
     if not program.exists():
         raise TemplateError(f"{program} does not exist: install this project into this environment, or give --command")
-    return Command(name=chosen.name or program.name, template=f"{shlex.quote(str(program))} {STOCK_FLAGS}")
+    return f"{shlex.quote(str(program))} {STOCK_FLAGS}"
 
 
 def _machine() -> report.Machine:

@@ -10,17 +10,19 @@ import string
 import subprocess
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tests.bench.figures import Memory, parse_cpu_seconds, parse_smaps_rollup
 from tests.testbed.processes import start, tail
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from tests.bench.forking import ForkServer
 
 PLACEHOLDERS = ("election", "id", "namespace", "port", "kubeconfig", "ttl")
 
@@ -45,22 +47,64 @@ class TemplateError(Exception):
     """A command template cannot be used; the message is one line."""
 
 
-class Candidate:
-    """One process that takes part in one election."""
+class Process(Protocol):
+    """What is used here of a process, whoever started it."""
 
-    def __init__(self, *, identity: str, port: int, command: list[str], kubeconfig: Path, log: Path) -> None:
+    pid: int
+
+    def poll(self) -> object:
+        """Return its status when it has ended, None before."""
+
+    def wait(self, timeout: float | None = None) -> object:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
+
+    def send_signal(self, number: signal.Signals, /) -> None:
+        """Send it a signal; nothing happens when it has ended."""
+
+    def kill(self) -> None:
+        """Send SIGKILL; nothing happens when it has ended."""
+
+
+class Candidate:
+    """One process that takes part in one election, as a pod on a node.
+
+    `variables` is what it finds in its environment beside what every pod has. With `fork_server` it is forked there.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        port: int,
+        command: list[str],
+        kubeconfig: Path,
+        log: Path,
+        node: str = "",
+        variables: Mapping[str, str] | None = None,
+        fork_server: ForkServer | None = None,
+    ) -> None:
         self.identity = identity
         self.port = port
+        self.node = node
         self._command = command
         self._log = log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ELECTION_")}
-        self._environment = {**inherited, "KUBECONFIG": str(kubeconfig), "POD_UID": str(uuid.uuid4())}
-        self._process: subprocess.Popen[bytes] | None = None
+        pod = {"POD_NAME": identity, "POD_UID": str(uuid.uuid4()), "NODE_NAME": node}
+        self._environment = {**inherited, "KUBECONFIG": str(kubeconfig), **pod, **(variables or {})}
+        self._fork_server = fork_server
+        self._process: Process | None = None
+
+    def begin(self) -> None:
+        """Start it, and do not wait for anything. Raises OSError."""
+        if self._fork_server is not None:
+            self._process = self._fork_server.start(self._command, environment=self._environment, log=self._log)
+        else:
+            self._process = start(self._command, log=self._log, env=self._environment)
 
     def start(self) -> float:
         """Start it; return the seconds until its first answer. Raises CandidateError."""
         began = time.monotonic()
-        self._process = start(self._command, log=self._log, env=self._environment)
+        self.begin()
         self.await_that(lambda: self.name() is not None, START_SECONDS, "does not answer", pause=START_PAUSE)
         return time.monotonic() - began
 
@@ -120,6 +164,10 @@ class Candidate:
         """Return what its process occupies."""
         return parse_smaps_rollup(Path(f"/proc/{self._running().pid}/smaps_rollup").read_text())
 
+    def output(self) -> str:
+        """Return all that it wrote to both outputs."""
+        return self._log.read_text(errors="replace")
+
     def kill(self) -> None:
         """Send SIGKILL, if it is running."""
         if self._process is not None:
@@ -130,7 +178,7 @@ class Candidate:
         if self._process is not None:
             self._process.wait()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Process:
         if self._process is None:
             raise self._error("was not started")
         return self._process
@@ -138,6 +186,17 @@ class Candidate:
     def _error(self, problem: str) -> CandidateError:
         log = tail(self._log)
         return CandidateError(f"candidate {self.identity} {problem}" + (f"; its log ends:\n{log}" if log else ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command template, what its figures are called, and variables for its processes alone."""
+
+    name: str
+    template: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    is_own: bool = False
+    """Whether it is this project's own program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.bench.candidates import Candidate, Election, command_from, cpu_seconds
-from tests.bench.figures import Row, count_finished, median_mib, parse_audit, spread, traffic
+from sidecar.lab.placement import spread as spread_over
+from tests.bench.candidates import Candidate, Command, Election, command_from, cpu_seconds
+from tests.bench.figures import Row, count_finished, median_mib, spread, traffic
 from tests.bench.server import AuditedAPIServer
 from tests.testbed.ports import free_ports
 
@@ -40,9 +41,12 @@ class Workload:
 
     elections: int
     replicas: int
+    nodes: int
     ttl: str
     """As Go writes durations."""
     ttl_seconds: float
+    settle: float
+    """Seconds from when all lead and follow to the window."""
     window: float
     kill_trials: int
     term_trials: int
@@ -50,15 +54,12 @@ class Workload:
     @property
     def patience(self) -> float:
         """Seconds within which an election must have a leader."""
-        return max(LEADER_SECONDS, 6 * self.ttl_seconds)
+        return patience(self.ttl_seconds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A command template, and what the row with its figures is called."""
-
-    name: str
-    template: str
+def patience(ttl_seconds: float) -> float:
+    """Return the seconds within which an election with this lease must have a leader."""
+    return max(LEADER_SECONDS, 6 * ttl_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +92,13 @@ def measure(command: Command, load: Workload, *, folder: Path, progress: Callabl
         answers, leaders = _start(elections, load, progress)
         for election in elections:
             election.await_leader(load.patience)
-        _sleep(load.ttl_seconds, candidates, "settling", progress)
+        _sleep(max(load.settle, load.ttl_seconds), candidates, "settling", progress)
 
         counted_from, before = time.monotonic(), server.metrics()
         steady = _steady(elections, load, server, progress)
         after = server.metrics()
         counted = time.monotonic() - counted_from
-        requests = parse_audit(server.audit_log())
+        requests = server.requests()
         memory = [candidate.memory() for candidate in candidates]
 
         killed = _failovers(signal.SIGKILL, load.kill_trials, elections, load, progress)
@@ -132,28 +133,30 @@ def measure(command: Command, load: Workload, *, folder: Path, progress: Callabl
 def _elections(command: Command, load: Workload, server: AuditedAPIServer) -> list[Election]:
     """Make every candidate, with a user of its own, so that its requests are told from the others'."""
     namespace = server.namespace()
-    ports = iter(free_ports(load.elections * load.replicas))
-    elections = []
-    for number in range(load.elections):
-        name = f"election-{number}"
-        candidates = []
-        for replica in range(load.replicas):
-            identity = f"{name}-{replica}"
-            kubeconfig = server.kubeconfig_for(identity, RULES, namespace=namespace)
-            port = next(ports)
-            values = {
-                "election": name,
-                "id": identity,
-                "namespace": namespace,
-                "port": str(port),
-                "kubeconfig": str(kubeconfig),
-                "ttl": load.ttl,
-            }
-            log = server.folder / f"{identity}.log"
-            words = command_from(command.template, values)
-            candidates.append(Candidate(identity=identity, port=port, command=words, kubeconfig=kubeconfig, log=log))
-        elections.append(Election(name=name, candidates=candidates))
-    return elections
+    nodes = [f"node-{number}" for number in range(1, load.nodes + 1)]
+    pods = spread_over(load.elections, load.replicas, nodes, random.Random(0))  # noqa: S311 - protects nothing
+    members: dict[str, list[Candidate]] = {}
+    for pod, port in zip(pods, free_ports(len(pods)), strict=True):
+        kubeconfig = server.kubeconfig_for(pod.identity, RULES, namespace=namespace)
+        values = {
+            "election": pod.election,
+            "id": pod.identity,
+            "namespace": namespace,
+            "port": str(port),
+            "kubeconfig": str(kubeconfig),
+            "ttl": load.ttl,
+        }
+        candidate = Candidate(
+            identity=pod.identity,
+            port=port,
+            command=command_from(command.template, values),
+            kubeconfig=kubeconfig,
+            log=server.folder / f"{pod.identity}.log",
+            node=pod.node,
+            variables=command.variables,
+        )
+        members.setdefault(pod.election, []).append(candidate)
+    return [Election(name=name, candidates=candidates) for name, candidates in members.items()]
 
 
 def _start(

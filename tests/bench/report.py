@@ -6,15 +6,19 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from tests.bench.table import aligned
+from tests.bench.table import markdown as table_in_markdown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tests.bench.figures import Row, Spread
 
-REQUEST_LIMIT = 0.42
-"""Requests a second for one election: a renewal each quarter of a ttl of 10 s, and 5 % for watches that start anew."""
-GROWTH_LIMIT = 0.02
-"""Requests a second by which an election of many replicas may differ."""
+REQUEST_LIMIT, MANY_LIMIT = 0.43, 0.45
+"""Requests a second for one election of few replicas, and of many: a renewal each quarter of a ttl of 10 s; the rest is
+for registrations, and for watches that start anew."""
+FOLLOWER_LIMIT = 0.02
+"""Requests a second that the followers of one election may send, watches aside: their registrations."""
 TERMINATED_P50, TERMINATED_P90 = 0.5, 1.0
 KILLED_BEYOND_TTL = 0.5
 
@@ -100,22 +104,12 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the table for people, headed by what was asked of everybody."""
-    lines = cells(rows)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [_workload(rows[0])]
-    for line in lines:
-        numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        text.append("  ".join([line[0].ljust(widths[0]), *numbers]))
-    return "\n".join(text)
+    return "\n".join([_workload(rows[0]), *aligned(cells(rows))])
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table in Markdown."""
-    heading, *lines = cells(rows)
-    # A leading space would be lost: what belongs to the line before is marked instead.
-    told = [[line[0].replace("  ", "\u2013 ", 1) if line[0].startswith("  ") else line[0], *line[1:]] for line in lines]
-    rule = ["---", *["---:"] * (len(heading) - 1)]
-    return "\n".join([_workload(rows[0]), "", *("| " + " | ".join(line) + " |" for line in [heading, rule, *told])])
+    return "\n".join([_workload(rows[0]), "", *table_in_markdown(cells(rows))])
 
 
 def document(groups: Sequence[Sequence[Row]], goals: Sequence[Goal], machine: Machine) -> str:
@@ -130,7 +124,6 @@ def document(groups: Sequence[Sequence[Row]], goals: Sequence[Goal], machine: Ma
 
 def compare_with_goals(row: Row, many: Row) -> list[Goal]:
     """Compare a row, and one of the same command with many replicas, with what must hold."""
-    growth = abs(many.requests - row.requests)
     killed, terminated = row.killed, row.terminated
     limit = row.ttl + KILLED_BEYOND_TTL
     return [
@@ -140,14 +133,14 @@ def compare_with_goals(row: Row, many: Row) -> list[Goal]:
             met=row.requests <= REQUEST_LIMIT,
         ),
         Goal(
-            name=f"the same for {many.replicas} replicas, within {GROWTH_LIMIT}",
+            name=f"at most {MANY_LIMIT} for one of {many.replicas}",
             measured=f"{many.requests:.3f}",
-            met=growth <= GROWTH_LIMIT,
+            met=many.requests <= MANY_LIMIT,
         ),
         Goal(
-            name="followers send nothing but their watch",
-            measured=f"{row.follower_requests:.3f} and {many.follower_requests:.3f} requests/s",
-            met=row.follower_requests == many.follower_requests == 0,
+            name=f"followers send at most {FOLLOWER_LIMIT} requests/s, watches aside",
+            measured=f"{row.follower_requests:.3f} and {many.follower_requests:.3f}",
+            met=max(row.follower_requests, many.follower_requests) <= FOLLOWER_LIMIT,
         ),
         Goal(
             name=f"leader terminated: another leads within {TERMINATED_P50} s, p50",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from tests.bench.figures import Request, parse_audit
 from tests.testbed.apiserver import LocalAPIServer
 
 if TYPE_CHECKING:
@@ -27,8 +28,22 @@ class AuditedAPIServer(LocalAPIServer):
         policy.write_text(json.dumps(POLICY))
         self._audit_log = folder / "audit.log"
         self._audit_log.touch()
-        super().__init__(folder, arguments=[f"--audit-policy-file={policy}", f"--audit-log-path={self._audit_log}"])
+        self._told = 0
+        super().__init__(
+            folder,
+            arguments=[
+                f"--audit-policy-file={policy}",
+                f"--audit-log-path={self._audit_log}",
+                # In MiB: it is never put away for a new one while somebody reads on.
+                "--audit-log-maxsize=1000000",
+            ],
+        )
 
-    def audit_log(self) -> str:
-        """Return what was logged so far."""
-        return self._audit_log.read_text()
+    def requests(self) -> list[Request]:
+        """Return what was logged since this was asked last; a request whose line is not whole yet comes next time."""
+        with self._audit_log.open("rb") as log:
+            log.seek(self._told)
+            new = log.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._told += len(whole)
+        return parse_audit(whole.decode())
