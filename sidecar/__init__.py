@@ -11,6 +11,9 @@ At most one candidate of an election answers that it leads, at every instant, pr
   created anew by a candidate that never saw it held, can make a second leader;
 * two processes with the same identity do not share one POD_UID.
 
+Spreading leaders over nodes takes no part in that. It holds bids back, keeps who took the lock from leading for a
+moment, and ends a leadership in favour of a successor; who may lead is decided without it, and it may fail.
+
 What is not promised
 --------------------
 * An answer is true when it is computed. It may be old when it is read: a process can be stopped between the two. What
@@ -19,4 +22,5 @@ What is not promised
 * A term's end is noticed by its leader no later than the renew deadline; work that it began before may still be under
   way.
 * There may be no leader for up to a lease (and a little more) after a leader died.
+* Leaders need not be spread evenly at every instant: each acts on a census of its own, and is put right by a later one.
 """

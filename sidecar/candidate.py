@@ -170,6 +170,7 @@ class Candidate:
                 self._settling = Settling(candidacy=candidacy, lock=lock.name)
         self._placing = ""
         self._patching = Permission(clock.now)
+        self._nudging = Permission(clock.now)
         self._stirred = asyncio.Event()
         self._watch_version = 0
         self._watch_limit: asyncio.Timeout | None = None
@@ -379,14 +380,15 @@ class Candidate:
         return state
 
     async def _nudge(self, group: Group, lock: LockSeen) -> None:
-        if self._patching.denied:
+        if self._nudging.denied:
             return
         try:
             await group.nudge(lock)
-        except NotFoundError:
-            self._log.debug("nobody to nudge", lock=lock.name)
+        except ForbiddenError as error:
+            self._nudging.deny()
+            self._log.info("other leaders cannot be nudged; they look by themselves, later", error=str(error))
         except ApiError as error:
-            self._patch_failed(error)
+            self._log.debug("a nudge failed", lock=lock.name, error=str(error))
 
     async def _register(self, registration: Registration | None) -> None:
         key = registration_key(self._state.candidacy.identity)

@@ -95,7 +95,7 @@ class Claim:
     successor: str = ""
     """The identity of the candidate that is to lead next: nominated by the holder, or named by its release."""
     term: int = 0
-    """The resourceVersion at which the holder acquired the lock; 0 in the very write that acquires it."""
+    """The resourceVersion of the write that began the term, as far as known: 0 in that write itself."""
     moves: int = 0
     """How often the election was handed over since it was last quiet."""
 

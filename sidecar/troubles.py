@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MEANWHILE = {
     "watch": "polling meanwhile",
     "list": "nodes do not matter meanwhile: leaders are elected as by the stock image",
-    "patch": "the whole object is written instead",
+    "patch": "registrations are written with the whole object, and only where there is a census",
 }
 """What is done without a permission, by its RBAC verb."""
 
