@@ -16,7 +16,7 @@ help: ## this list
 
 venv: $(INSTALLED) ## the virtual environment .venv, with everything that the other targets need
 
-demo: $(INSTALLED) ## three sidecars elect a leader, lose it twice, and show it; no cluster needed
+demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, and comes back; no cluster needed
 	@$(BIN)/electionctl demo $(ARGS)
 
 test: lint ## everything: lint, and all tests, those on a real API server included

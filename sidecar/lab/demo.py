@@ -1,297 +1,323 @@
-"""The demonstration: three real sidecars elect a leader, lose it twice, and show who leads at every moment.
+"""The demonstration: leaders of several applications spread over the nodes, and stay spread when a node is lost.
 
-The sidecars are processes of their own, started with the stock image's flags; only the API server is the embedded one.
-Everything that is claimed is checked: what should happen and does not is a `DemoError`.
+First the stock algorithm elects, blind to nodes. Then the same pods start again, on the same nodes, and know their
+nodes: the leaders must be spread as evenly as the placement allows, at a cold start, after a node was lost, after it
+came back, and after a leader was told to end. The sidecars are processes of their own; only the API server is the
+embedded one. Everything that is claimed is checked: what should happen and does not is a `DemoError`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import signal
-import socket
-import sys
 import tempfile
-from asyncio import subprocess
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-import aiohttp
+from random import Random
+from statistics import median
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar import duration
 from sidecar.lab.apiserver import EmbeddedAPIServer
+from sidecar.lab.chance import Chance, chance, sorted_loads
+from sidecar.lab.fleet import Fleet
+from sidecar.lab.observed import ObservedGroup, ratio
+from sidecar.lab.observer import ObservationError, Observer
+from sidecar.lab.placement import candidates_per_node, spread
+from sidecar.lab.resources import NAMESPACES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-Found = TypeVar("Found")
+    from sidecar.lab.observed import Board
+    from sidecar.lab.placement import Pod
 
-ELECTION = "demo"
-CANDIDATES = ("demo-0", "demo-1", "demo-2")
-POLL_SECONDS = 0.02
-ROLES_EVERY = 10
-"""Rounds of questions between two in which the roles are asked for as well; they are for the eye only."""
-ANSWER_SECONDS = 1.0
-START_SECONDS = 15.0
-"""From the start of three processes until they agree on a leader; they take one or two on an idle machine."""
-GRACE_SECONDS = 4.0
-"""What a take-over may take beyond what is promised, on a machine that is busy with something else."""
-STEADY_PERIODS = 2
-"""Retry periods of peace in which requests are counted."""
-LOG_LINES = 5
+STOCK, NODE_AWARE = "stock-algorithm", "node-aware"
+"""The namespaces of the two experiments."""
+
+LOOK_SECONDS = 0.1
+"""From one look at what was observed to the next."""
+
+START_SECONDS, START_SECONDS_EACH = 10.0, 2.0
+"""What processes may take until all of them answer; on two cores that do nothing else, each of them takes 0.3 s."""
+
+LEADER_SECONDS = 10.0
+"""What may pass from the last start until every election has a leader."""
+
+BALANCE_SECONDS = 20.0
+"""What may pass until the leaders are spread evenly, once all candidates answer and every lost lease has run out."""
+
+STILL_SECONDS = 1.0
+"""How long leaders must stay evenly spread before a stage counts as balanced."""
+
+BLAMED = 8
+"""Sidecars whose logs are quoted when something went wrong."""
 
 
 class DemoError(Exception):
-    """What should have happened did not."""
+    """What should have happened did not. The first line says what and in which stage; the ends of logs follow."""
 
 
-@dataclass(slots=True)
-class Sidecar:
-    """One sidecar process, and what it last answered."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """What is shown: so many applications with so many replicas each, on so many nodes.
 
-    identity: str
-    port: int
-    log: Path
-    process: subprocess.Process | None = None
-    state: str = "starting"
-    answer: str | None = None
-    """The name that `/` gave; `None` when it did not answer."""
-    role: str = ""
+    `seed` decides where the pods run, in which order they start, and who is told to end. `ttl` is the lease duration
+    as the flag has it.
+    """
 
-    @property
-    def names_itself(self) -> bool:
-        """Tell whether its last answer said that it leads."""
-        return self.answer == self.identity
+    applications: int
+    replicas: int
+    nodes: int
+    seed: int
+    ttl: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFigures:
+    """What came out of one stage. Times are in seconds."""
+
+    stage: str
+    balanced: bool
+    leaders: dict[str, int]
+    """Leaders on each node that was there."""
+    sorted: tuple[int, ...]
+    best: tuple[int, ...]
+    """The most even leaders per node that the placement allows."""
+    start_seconds: float
+    """What it took to start processes, from the first start to the first answer of the last one; 0 where none were."""
+    seconds: float
+    """From the last start, or from what happened, until the leaders were as `leaders` has it."""
+    hand_overs: list[float]
+    """The gaps of hand-overs: how long nobody answered that it leads."""
+    take_overs: list[float]
+    """From the signal that ended a leader to the first answer of the next one."""
+    requests: dict[str, int]
+    """Requests to the API server by verb, of all sidecars together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What was measured, in seconds, and requests a second."""
+    """What came out of the demonstration. Times are in seconds."""
 
-    first_leader: float = 0.0
-    after_sigkill: float = 0.0
-    after_sigterm: float = 0.0
-    requests: dict[str, float] = field(default_factory=dict)
+    applications: int
+    replicas: int
+    nodes: int
+    seed: int
+    ttl: str
+    chance: Chance
+    """What the stock algorithm gives with this placement, computed."""
+    stages: list[StageFigures]
+    seconds: float
 
 
 class Report(Protocol):
     """Where the demonstration says what happens."""
 
-    def show(self, sidecars: list[Sidecar]) -> None:
-        """The sidecars as they are now; called often."""
+    def show(self, board: Board) -> None:
+        """What is to be seen now; called often."""
 
     def tell(self, seconds: float, text: str) -> None:
         """Something happened, so many seconds after the start."""
 
+    def picture(self, boards: Sequence[Board]) -> None:
+        """What a stage ended with, beside what it is to be compared with."""
 
-async def run(report: Report, *, ttl: str) -> Figures:
-    """Run the demonstration and return its figures. Raises `DemoError` when something did not happen as promised.
 
-    `ttl` is the lease duration as the flag has it.
-    """
+async def run(report: Report, experiment: Experiment) -> Figures:
+    """Run the demonstration and return its figures. Raises `DemoError` when something did not happen as promised."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leader-elector-demo-")))
         server = await stack.enter_async_context(EmbeddedAPIServer())
-        kubeconfig = folder / "kubeconfig"
-        server.write_kubeconfig(kubeconfig)
-        sidecars = [
-            Sidecar(identity, port, folder / f"{identity}.log")
-            for identity, port in zip(CANDIDATES, _free_ports(len(CANDIDATES)), strict=True)
-        ]
-        stage = _Stage(report, sidecars)
+        for namespace in (STOCK, NODE_AWARE):
+            server.store.create(NAMESPACES, "", {"metadata": {"name": namespace}})
+        play = _Play(report, experiment, server, folder)
         try:
-            for sidecar in sidecars:
-                await stack.enter_async_context(_running(sidecar, kubeconfig, ttl))
-            stage.tell(f"started {len(sidecars)} sidecars: {_command(sidecars[0], ttl)}")
-            await stack.enter_async_context(stage.watched())
-            return await _play(stage, server, lease=duration.parse(ttl))
-        except DemoError as error:
-            raise DemoError(f"{error}\n{_last_words(sidecars)}") from error
+            return await play.run()
+        except ObservationError as error:
+            quoted = [line for sidecar in error.sidecars[:BLAMED] for line in sidecar.last_words()]
+            raise DemoError("\n".join([f"{play.stage}: {error}", *quoted])) from error
 
 
-async def _play(stage: _Stage, server: EmbeddedAPIServer, *, lease: float) -> Figures:
-    figures = Figures()
-    leader, figures.first_leader = await stage.elected("all agree on a leader", START_SECONDS)
-    stage.tell(f"{leader.identity} leads, and all say so")
+class _Play:
+    """The stages, one after the other."""
 
-    await stage.until(lambda: server.open_watches == len(CANDIDATES), "every candidate watches the lock", GRACE_SECONDS)
-    # A watch counts once it has shown something; until then a follower reads as well. From between two renewals on,
-    # there is one in each retry period.
-    renewals = server.requests["update", "endpoints"]
-    await stage.until(lambda: server.requests["update", "endpoints"] > renewals, "the leader renews", lease)
-    retry_period = lease / 4
-    await asyncio.sleep(retry_period / 2)
-    before = dict(server.requests)
-    peace = STEADY_PERIODS * retry_period
-    await asyncio.sleep(peace)
-    now = {verb: count - before.get((verb, plural), 0) for (verb, plural), count in server.requests.items()}
-    figures.requests = {verb: round(count / peace, 2) for verb, count in now.items() if count}
-    stage.tell(f"{peace:g} s of peace: {_told(figures.requests)} a second for this election")
-
-    await stage.end(leader, signal.SIGKILL)
-    killed = leader
-    leader, figures.after_sigkill = await stage.elected("a follower takes over", lease + GRACE_SECONDS)
-    stage.tell(f"{leader.identity} took over {figures.after_sigkill:.2f} s after {killed.identity} was killed")
-
-    terminated = leader
-    await stage.end(terminated, signal.SIGTERM)
-    leader, figures.after_sigterm = await stage.elected("the last one takes over", GRACE_SECONDS)
-    stage.tell(f"{leader.identity} took over {figures.after_sigterm:.3f} s after {terminated.identity} was terminated")
-    code = await terminated.process.wait() if terminated.process else None
-    if code != 0:
-        raise DemoError(f"{terminated.identity} should have exited 0 on SIGTERM; it exited {code}")
-    return figures
-
-
-class _Stage:
-    """The sidecars as they are seen from outside, over and over."""
-
-    def __init__(self, report: Report, sidecars: list[Sidecar]) -> None:
+    def __init__(self, report: Report, experiment: Experiment, server: EmbeddedAPIServer, folder: Path) -> None:
+        self.stage = "start"
         self._report = report
-        self._sidecars = sidecars
+        self._experiment = experiment
+        self._server = server
+        self._folder = folder
+        self._random = Random(experiment.seed)  # noqa: S311 - places pods, protects nothing
+        self._nodes = tuple(f"node-{number + 1}" for number in range(experiment.nodes))
+        self._pods = spread(experiment.applications, experiment.replicas, self._nodes, self._random)
+        self._chance = chance(candidates_per_node(self._pods).values(), self._nodes)
+        self._stages: list[StageFigures] = []
         self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-        self._since = self._began
-        self._rivals = 0
-        self._watching: asyncio.Task[None] | None = None
+        self._began = self._since = self._clock()
+        self._start_seconds = 0.0
+        self._changes = 0
+        self._requests: Counter[tuple[str, str]] = Counter()
 
-    def tell(self, text: str) -> None:
-        self._report.tell(self._clock() - self._began, text)
+    async def run(self) -> Figures:
+        """See `run`."""
+        shown = self._experiment
+        self._tell(
+            f"{shown.applications} applications with {shown.replicas} sidecars each on {shown.nodes} nodes, "
+            f"ttl {shown.ttl}; the same placement again: --seed {shown.seed}"
+        )
+        stock = await self._stock()
+        await self._node_aware(stock)
+        took = round(self._clock() - self._began, 1)
+        return Figures(**asdict(self._experiment), chance=self._chance, stages=self._stages, seconds=took)
+
+    async def _stock(self) -> Board:
+        async with self._group(STOCK, balance=False) as group:
+            self._begin(group, "stock algorithm")
+            await self._start(group, self._pods)
+            await self._until(group, lambda: not group.leaderless, LEADER_SECONDS, "not every election has a leader")
+            figures = self._end(group, self._clock() - self._since)
+            luck = "even by chance" if figures.balanced else "uneven"
+            mean = " : ".join(f"{load:.2f}" for load in self._chance.mean)
+            self._tell(f"{ratio(figures.sorted)}, {luck}")
+            self._tell(f"on average {mean}, and even in {self._chance.balanced:.0%} of cold starts with this placement")
+            return group.board("stock algorithm", f"{ratio(figures.sorted)}, {luck}")
+
+    async def _node_aware(self, stock: Board) -> None:
+        async with self._group(NODE_AWARE, balance=True) as group:
+            self._begin(group, "cold start")
+            await self._start(group, self._pods)
+            await self._balanced(group, BALANCE_SECONDS, beside=stock)
+
+            self._begin(group, "a node is lost")
+            group.lost = self._most_loaded(group)
+            gone = [sidecar for sidecar in group.fleet.living if sidecar.pod.node == group.lost]
+            self._tell(f"SIGKILL to all {len(gone)} sidecars on {group.lost}, which has the most leaders")
+            for sidecar in gone:
+                sidecar.end(signal.SIGKILL)
+            await self._balanced(group, duration.parse(self._experiment.ttl) + BALANCE_SECONDS)
+
+            self._begin(group, "the node comes back")
+            self._tell(f"{len(gone)} new sidecars on {group.lost}")
+            group.lost = ""
+            await self._start(group, [sidecar.pod for sidecar in gone])
+            await self._balanced(group, BALANCE_SECONDS)
+
+            self._begin(group, "a leader ends")
+            leaders = sorted(group.observer.leaders().items())
+            leader = self._random.choice(leaders)[1]
+            self._tell(f"SIGTERM to {leader.pod.identity} on {leader.pod.node}")
+            leader.end(signal.SIGTERM)
+            await self._balanced(group, BALANCE_SECONDS)
+            if (code := await leader.process.wait()) != 0:
+                raise ObservationError(f"{leader.pod.identity} exited {code} on SIGTERM instead of 0", leader)
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Ask every sidecar all the time while the block runs."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)) as session:
-            self._watching = asyncio.create_task(self._watch(session))
-            try:
-                yield
-            finally:
-                self._watching.cancel()
-                await asyncio.wait([self._watching])
+    async def _group(self, namespace: str, *, balance: bool) -> AsyncIterator[ObservedGroup]:
+        kubeconfig = self._folder / f"{namespace}.kubeconfig"
+        self._server.write_kubeconfig(kubeconfig, namespace=namespace)
+        ttl = self._experiment.ttl
+        async with (
+            Fleet(self._folder, kubeconfig, namespace=namespace, ttl=ttl, balance=balance) as fleet,
+            Observer(self._server.store, namespace) as observer,
+        ):
+            yield ObservedGroup(fleet, observer, self._nodes)
 
-    async def end(self, sidecar: Sidecar, how: signal.Signals) -> None:
-        """Send a signal to a sidecar; the next `elected` counts from here."""
-        self.tell(f"{how.name} to {sidecar.identity}")
+    # -- What every stage does -----------------------------------------------------------------------------------------
+
+    def _begin(self, group: ObservedGroup, stage: str) -> None:
+        """Begin a stage; what it is to cost counts from here."""
+        self.stage = stage
         self._since = self._clock()
-        sidecar.state = "killed" if how is signal.SIGKILL else "terminated"
-        sidecar.answer, sidecar.role = None, ""
-        if sidecar.process is not None:
-            sidecar.process.send_signal(how)
+        self._start_seconds = 0.0
+        self._changes = len(group.observer.changes)
+        self._requests = Counter(self._server.requests)
 
-    async def elected(self, what: str, seconds: float) -> tuple[Sidecar, float]:
-        """Wait until every running sidecar names the same running one; return it, and when it first named itself."""
-        named_itself_at: dict[str, float] = {}
+    async def _start(self, group: ObservedGroup, pods: Iterable[Pod]) -> None:
+        """Start the pods' sidecars, all at once, and wait until all of them answer; the time counts from then on."""
+        ordered = list(pods)
+        self._random.shuffle(ordered)
+        started = await group.fleet.start(ordered)
+        if not self._stages:
+            told = " ".join(f"{name}={value}" for name, value in started[0].variables.items())
+            self._tell(f"{told} leader-elector, and {len(started) - 1} more")
+        group.observer.follow(started)
+        limit = START_SECONDS + START_SECONDS_EACH * len(started)
+        await self._until(group, lambda: not group.starting, limit, "not all sidecars answer")
+        began, self._since = self._since, self._clock()
+        self._start_seconds = self._since - began
+        self._tell(f"{len(started)} sidecars started within {self._start_seconds:.1f} s")
 
-        def agreed() -> Sidecar | None:
-            running = [sidecar for sidecar in self._sidecars if sidecar.state == "running"]
-            for sidecar in running:
-                if sidecar.names_itself:
-                    named_itself_at.setdefault(sidecar.identity, self._clock())
-            leaders = [sidecar for sidecar in running if sidecar.names_itself]
-            if len(leaders) == 1 and all(sidecar.answer == leaders[0].identity for sidecar in running):
-                return leaders[0]
-            return None
+    async def _balanced(self, group: ObservedGroup, seconds: float, *, beside: Board | None = None) -> None:
+        """Wait until the leaders are spread as evenly as they can be and stay so, and tell what came out."""
+        since = self._clock()
 
-        leader = await self.until(agreed, what, seconds)
-        return leader, round(named_itself_at[leader.identity] - self._since, 3)
+        def still_balanced() -> bool:
+            nonlocal since
+            if not group.balanced:
+                since = self._clock() + LOOK_SECONDS
+            return self._clock() - since >= STILL_SECONDS
 
-    async def until(self, holds: Callable[[], Found | None], what: str, seconds: float) -> Found:
-        """Return what `holds` returns as soon as that is true. Raises `DemoError` when it takes longer."""
-        deadline = self._clock() + seconds
-        while not (found := holds()):
-            if self._watching is not None and self._watching.done():
-                self._watching.result()
-            if self._clock() > deadline:
-                raise DemoError(f"after {seconds:g} s this had not happened: {what}")
-            await asyncio.sleep(POLL_SECONDS)
-        return found
+        await self._until(group, still_balanced, seconds, "not balanced")
+        figures = self._end(group, since - self._since)
+        self._tell(f"{ratio(figures.sorted)}, balanced {figures.seconds:.1f} s after {self._what()}")
+        for name, gaps in (("take-over", figures.take_overs), ("hand-over", figures.hand_overs)):
+            if gaps:
+                longest = f", the longest {max(gaps):.2f} s" if len(gaps) > 1 else ""
+                self._tell(f"{_counted(len(gaps), name)}: {median(gaps):.2f} s without a leader{longest}")
+        cost = ", ".join(f"{count} {verb}" for verb, count in figures.requests.items())
+        self._tell(f"requests to the API server: {cost}")
+        board = group.board(f"node-aware: {self.stage}", f"{ratio(figures.sorted)}, balanced")
+        self._report.picture([board] if beside is None else [beside, board])
 
-    async def _watch(self, session: aiohttp.ClientSession) -> None:
-        for number in itertools.count():
-            roles = number % ROLES_EVERY == 0
-            await asyncio.gather(*(_ask(session, sidecar, roles=roles) for sidecar in self._sidecars))
-            # Two rounds in a row: within one, the old leader may have been asked just before the new one was.
-            self._rivals = self._rivals + 1 if sum(sidecar.names_itself for sidecar in self._sidecars) > 1 else 0
-            if self._rivals > 1:
-                raise DemoError("two sidecars named themselves at once")
-            for sidecar in self._sidecars:
-                if (
-                    sidecar.state in ("starting", "running")
-                    and sidecar.process
-                    and sidecar.process.returncode is not None
-                ):
-                    raise DemoError(f"{sidecar.identity} exited {sidecar.process.returncode}")
-            self._report.show(self._sidecars)
-            await asyncio.sleep(POLL_SECONDS)
-
-
-async def _ask(session: aiohttp.ClientSession, sidecar: Sidecar, *, roles: bool) -> None:
-    if sidecar.state not in ("starting", "running"):
-        return
-    role = sidecar.role
-    try:
-        async with session.get(f"http://localhost:{sidecar.port}/") as response:
-            name = (await response.json())["name"]
-        if roles:
-            async with session.get(f"http://localhost:{sidecar.port}/status") as response:
-                role = (await response.json())["role"]
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return
-    if sidecar.state in ("starting", "running"):
-        sidecar.state, sidecar.answer, sidecar.role = "running", name, role
-
-
-@asynccontextmanager
-async def _running(sidecar: Sidecar, kubeconfig: Path, ttl: str) -> AsyncIterator[None]:
-    """Run a sidecar's process while the block runs."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("ELECTION_")}
-    environ |= {"KUBECONFIG": str(kubeconfig), "POD_UID": f"uid-of-{sidecar.identity}"}
-    with sidecar.log.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sidecar", *_flags(sidecar, ttl), env=environ, stderr=log, stdin=subprocess.DEVNULL
+    def _end(self, group: ObservedGroup, seconds: float) -> StageFigures:
+        """End a stage and return what came out of it."""
+        changes = group.observer.changes[self._changes :]
+        requests: Counter[str] = Counter()
+        for (verb, _), count in (Counter(self._server.requests) - self._requests).items():
+            requests[verb] += count
+        figures = StageFigures(
+            stage=self.stage,
+            balanced=group.balanced,
+            leaders=group.loads,
+            sorted=sorted_loads(group.loads.values()),
+            best=group.best,
+            start_seconds=round(self._start_seconds, 2),
+            seconds=round(seconds, 2),
+            hand_overs=[round(change.gap, 3) for change in changes if change.handed_over],
+            take_overs=[round(change.gap, 3) for change in changes if not change.handed_over],
+            requests=dict(sorted(requests.items())),
         )
-    sidecar.process = process
-    try:
-        yield
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        self._stages.append(figures)
+        return figures
+
+    async def _until(self, group: ObservedGroup, holds: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        """Wait until something holds. Raises `ObservationError`, which says what did not, when that takes longer."""
+        deadline = self._clock() + seconds
+        while not holds():
+            group.observer.check()
+            self._report.show(group.board(self.stage))
+            if self._clock() > deadline:
+                self._report.picture([group.board(self.stage, otherwise)])
+                raise ObservationError(f"{otherwise} after {seconds:g} s: {group.state}", *group.suspects)
+            await asyncio.sleep(LOOK_SECONDS)
+        group.observer.check()
+        self._report.show(group.board(self.stage))
+
+    def _most_loaded(self, group: ObservedGroup) -> str:
+        """Return the node on which most elections are led; any of several."""
+        most = max(group.loads.values())
+        return self._random.choice([node for node, load in group.loads.items() if load == most])
+
+    def _what(self) -> str:
+        """Return from when on the stage's time is counted."""
+        return "the last start" if self._start_seconds else "the signal"
+
+    def _tell(self, text: str) -> None:
+        self._report.tell(self._clock() - self._began, f"{self.stage}: {text}")
 
 
-def _flags(sidecar: Sidecar, ttl: str) -> list[str]:
-    return [
-        f"--election={ELECTION}",
-        f"--id={sidecar.identity}",
-        "--election-namespace=default",
-        f"--ttl={ttl}",
-        f"--http=localhost:{sidecar.port}",
-    ]
-
-
-def _command(sidecar: Sidecar, ttl: str) -> str:
-    return " ".join(["leader-elector", *_flags(sidecar, ttl)])
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-def _told(requests: dict[str, float]) -> str:
-    return ", ".join(f"{rate:g} {verb}" for verb, rate in sorted(requests.items())) or "no request"
-
-
-def _last_words(sidecars: list[Sidecar]) -> str:
-    """Return the end of each sidecar's log."""
-    said = []
-    for sidecar in sidecars:
-        lines = sidecar.log.read_text(errors="replace").splitlines() if sidecar.log.exists() else []
-        said += [f"{sidecar.identity}: {line}" for line in lines[-LOG_LINES:]]
-    return "\n".join(said)
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
