@@ -40,7 +40,7 @@ bench: $(INSTALLED) ## what an election costs, measured on a real API server
 requirements: ## pin the requirement files anew with uv; newest versions: ARGS=--upgrade
 	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or name it: make requirements UV=PATH" >&2; exit 1; }
 	@$(COMPILE) pyproject.toml -o requirements.txt
-	@$(COMPILE) pyproject.toml --extra lab --group build --group test --group lint -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra lab --extra plot --group build --group test --group lint -o requirements-dev.txt
 
 clean: ## remove .venv, caches and reports; what was built with Go stays in its cache outside of the tree
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
