@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from tests.testbed.sidecar import Sidecar, Sidecars
 
 RULES: tuple[PolicyRule, ...] = (
-    {"apiGroups": [""], "resources": ["endpoints"], "verbs": ["get", "create", "update", "watch"]},
+    {
+        "apiGroups": [""],
+        "resources": ["endpoints"],
+        "verbs": ["get", "create", "update", "watch", "list", "patch"],
+    },
 )
 """What a candidate may do on its lock object."""
 
@@ -69,7 +73,7 @@ class MonitoredElection:
             ttl=f"{self.ttl}s",
             kubeconfig=kubeconfig or self.kubeconfig,
             flags=flags,
-            env={"POD_UID": pod_uid or f"uid-of-{identity}"},
+            env={"POD_UID": pod_uid or f"uid-of-{identity}", "NODE_NAME": f"node-of-{identity}"},
         )
         self.candidates.append(candidate)
         self.monitor.watch(candidate)
