@@ -237,14 +237,20 @@ class _Desk:
     def balance_greedily(self) -> int:
         """Make the best single move from the heaviest node that has one, until none is left; return how many."""
         steps = 0
-        while (best := self._best_move()) is not None:
+        stuck: set[str] = set()
+        while (best := self._best_move(stuck)) is not None:
             steps += 1
-            self._act(*best, least_gain=best[0].weight + 1)
-            self._move(*best)
+            election, end = best
+            start = self._led_on[election.name]
+            self._act(election, end, least_gain=election.weight + 1)
+            self._move(election, end)
+            # One node carries more now, and only one less: from nowhere else is there a move that was not there before.
+            stuck = {node for node in stuck - {end} if self._best_weight(node, start)[0] <= 0}
         return steps
 
-    def _best_move(self) -> tuple[Election, str] | None:
-        nodes = sorted(self._loads)
+    def _best_move(self, stuck: set[str]) -> tuple[Election, str] | None:
+        """Return an election and where to, `None` when there is no move; what has none is added to `stuck`."""
+        nodes = sorted(self._loads.keys() - stuck)
         for start in sorted(nodes, key=self._loads.__getitem__, reverse=True):
             ways = self._ways[start]
             heaviest = max((ranks[-1][0] for ranks in ways.values() if ranks), default=0)
@@ -253,14 +259,21 @@ class _Desk:
                 surplus = self._loads[start] - self._loads[end]
                 if surplus <= 0 or _gain(min(heaviest, surplus // 2), surplus) <= most:
                     break  # No move there, nor to any heavier node, is better.
-                for weight in _nearest(ways[end], surplus // 2):
-                    if (gain := _gain(weight, surplus)) > most:
-                        most, best = gain, (end, weight)
+                gain, weight = self._best_weight(start, end)
+                if gain > most:
+                    most, best = gain, (end, weight)
             if most:
                 end, weight = best
                 index = bisect_left(ways[end], (weight,))
                 return self._elections[ways[end][index][-1]], end
+            stuck.add(start)
         return None
+
+    def _best_weight(self, start: str, end: str) -> tuple[int, int]:
+        """Return the gain of the best of what could be moved from one node to another, and its weight, rather less."""
+        surplus = self._loads[start] - self._loads[end]
+        weights = _nearest(self._ways[start].get(end, ()), surplus // 2)
+        return max(((_gain(weight, surplus), weight) for weight in weights), key=lambda best: best[0], default=(0, 0))
 
     def _move(self, election: Election, end: str) -> None:
         start = self._led_on[election.name]
