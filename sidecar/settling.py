@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from sidecar.balance import MOVE_LIMIT, Census, plan
 from sidecar.election import Calm, Confirm, HandOver, Nominate, Strike
 from sidecar.record import LOOK_ANNOTATION
-from sidecar.registration import Registration, registration_key, registrations
+from sidecar.registration import REGISTRATION_LIMIT, Registration, registration_key, registrations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,6 +161,8 @@ class Settling:
     holding: Holding | None = None
     there: bool = False
     """Whether there is a lock object to register on."""
+    crowded: bool = False
+    """So many are registered that nobody would read one more."""
     watching: bool = False
     blind_since: float = -math.inf
     """Since when changes of the lock object are not shown; meaningless while they are."""
@@ -179,7 +181,8 @@ def observe(settling: Settling, state: State, moment: Moment) -> Settling:
     if snapshot is None or state.leaving:
         return replace(settling, there=False, holding=None, registered=None, register_at=moment.now, nominated_in=0)
     known = registrations(snapshot.annotations)
-    settling = replace(settling, there=True)
+    crowded = len(known) >= REGISTRATION_LIMIT and registration_key(settling.candidacy.identity) not in known
+    settling = replace(settling, there=True, crowded=crowded)
     settling = _see_registration(settling, known, moment)
     settling = _see_nomination(settling, snapshot, moment)
     if state.term is None:
@@ -311,7 +314,7 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     if holding is None and not settling.watching and now >= settling.blind_since + BLIND_SECONDS:
         # It could not see in time that it was nominated.
         return _withdraw(replace(settling, register_at=math.inf), now)
-    if now >= settling.register_at:
+    if now >= settling.register_at and not settling.crowded:
         return _register(settling, moment)
     if holding is None:
         return settling, Pause(min(_own_instants(settling)))
@@ -374,7 +377,7 @@ def _own_instants(settling: Settling) -> list[float]:
     """Return when there may be something to do about this candidate's own registration."""
     accept_at = settling.accept_at if _is_to_accept(settling) else math.inf
     blind_at = math.inf if settling.watching or settling.holding else settling.blind_since + BLIND_SECONDS
-    return [settling.register_at, accept_at, blind_at]
+    return [math.inf if settling.crowded else settling.register_at, accept_at, blind_at]
 
 
 # -- Looking -----------------------------------------------------------------------------------------------------------

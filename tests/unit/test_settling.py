@@ -390,6 +390,16 @@ def test_registers_at_once_on_a_new_lock_object() -> None:
     assert settler.registers(11.0) == registered("a", "n1")
 
 
+def test_nobody_registers_who_would_not_be_read() -> None:
+    """Where as many are registered as anybody reads, one more does not add to them, until there is room."""
+    crowd = [registered(f"b-{number:03}", "n2") for number in range(REGISTRATION_LIMIT)]
+    settler = Settler()
+    settler.at.change(under_keys(*crowd))
+    assert settler.rests(1.0) == math.inf
+    settler.strikes("b-007")
+    assert settler.registers(2.0) == registered("a", "n1")
+
+
 def test_who_leaves_does_not_register() -> None:
     """A candidate that was told to end does nothing any more."""
     settler = Settler()
