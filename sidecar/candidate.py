@@ -319,8 +319,15 @@ class Candidate:
     # -- The balance --
 
     async def _count(self) -> Counted:
-        """Take the census for a bid."""
-        census = await self._census.take(cached=True) if self._census else None
+        """Take the census for a bid; whoever leaves meanwhile needs none."""
+        census = None
+        try:
+            async with asyncio.timeout(None) as self._read_limit:
+                census = await self._census.take(cached=True) if self._census else None
+        except TimeoutError:
+            pass
+        finally:
+            self._read_limit = None
         me, observed = self._state.candidacy, self._state.observed
         if census is None or me.balance is None or observed is None:
             return Counted(None)

@@ -196,6 +196,13 @@ def _describe_simulate(parser: argparse.ArgumentParser) -> None:
     after.add_argument("--rolling-restart", action="store_true", help="every candidate is replaced in turn")
     after.add_argument("--node-loss", action="store_true", help="all candidates of one node are killed at once")
     after.add_argument("--node-return", action="store_true", help="they are replaced there later (implies --node-loss)")
+    after.add_argument(
+        "--settle",
+        type=_seconds,
+        default="4",
+        metavar="SECONDS",
+        help="without a change, after which each of these has settled and the next one happens (default: 4)",
+    )
     after.add_argument("--quiet", type=_seconds, default="0", metavar="SECONDS", help="look on while nothing happens")
     add("--latency", type=_latency, default="1,20", metavar="MIN,MAX", help="of each way, in ms (default: %(default)s)")
     add("--ttl", type=_whole_ttl, default="10s", help="lease duration (default: %(default)s)")
@@ -237,6 +244,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         rolling_restart=arguments.rolling_restart,
         node_loss=arguments.node_loss,
         node_return=arguments.node_return,
+        settle=arguments.settle,
         quiet=arguments.quiet,
         latency=arguments.latency,
         weights=arguments.weights,

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.election import (
     Action,
+    Balance,
     Candidacy,
     Changed,
+    Count,
+    Counted,
     Event,
     Fetched,
     Leave,
@@ -23,6 +26,7 @@ from sidecar.election import (
 )
 from sidecar.record import (
     CLAIM_ANNOTATION,
+    LEADING,
     RECORD_ANNOTATION,
     Claim,
     Record,
@@ -41,10 +45,12 @@ RETRY = 2.0
 EPOCH = 1_700_000_000
 """What the wall clock shows at second 0 of a test."""
 
-A = TypeVar("A", Read, Write, Wait, Leave)
+A = TypeVar("A", Read, Write, Wait, Count, Leave)
 
 
-def candidacy(identity: str = "a", *, pod_uid: str = "", lease: int = LEASE) -> Candidacy:
+def candidacy(
+    identity: str = "a", *, pod_uid: str = "", lease: int = LEASE, balance: Balance | None = None
+) -> Candidacy:
     """Return a candidate's terms: a lease of 10 s, a renew deadline of 6 s, a retry period of 2 s."""
     return Candidacy(
         identity=identity,
@@ -53,6 +59,7 @@ def candidacy(identity: str = "a", *, pod_uid: str = "", lease: int = LEASE) -> 
         lease_seconds=lease,
         renew_deadline=DEADLINE,
         retry_period=RETRY,
+        balance=balance,
     )
 
 
@@ -89,16 +96,25 @@ def held(
     lease: int = LEASE,
     renewed: int = 0,
     transitions: int = 0,
+    state: str = LEADING,
 ) -> Snapshot:
-    """Return the lock object held by `holder`; with a claim when `uid` is given."""
+    """Return the lock object held by `holder`; with a claim of that state when `uid` is given."""
     text = record(holder, lease=lease, renewed=renewed, transitions=transitions).encode()
-    claim = None if uid is None else Claim(holder=holder, node=f"node-{uid}", pod_uid=uid).encode()
+    claim = None if uid is None else Claim(holder=holder, node=f"node-{uid}", pod_uid=uid, state=state).encode()
     return lock(version, text, claim)
 
 
 def released(version: int, *, transitions: int = 0) -> Snapshot:
     """Return the lock object after its holder gave it up, as client-go writes it."""
     return lock(version, record("", lease=1, transitions=transitions).encode())
+
+
+def handed(version: int, successor: str, *, uid: str = "", moves: int = 1) -> Snapshot:
+    """Return the lock object after its holder released it in favour of `successor`."""
+    claim = Claim(
+        holder="", node=f"node-{successor}", pod_uid=uid or f"uid-{successor}", successor=successor, moves=moves
+    )
+    return lock(version, record("", lease=1).encode(), claim.encode())
 
 
 def result(write: Write, version: int) -> Snapshot:
@@ -113,8 +129,10 @@ def result(write: Write, version: int) -> Snapshot:
 class Player:
     """One candidate: `now` is its clock, `wall` the time of day, `luck` its randomness; a test sets all three."""
 
-    def __init__(self, identity: str = "a", *, pod_uid: str = "", lease: int = LEASE) -> None:
-        self.state = State(candidacy=candidacy(identity, pod_uid=pod_uid, lease=lease))
+    def __init__(
+        self, identity: str = "a", *, pod_uid: str = "", lease: int = LEASE, balance: Balance | None = None
+    ) -> None:
+        self.state = State(candidacy=candidacy(identity, pod_uid=pod_uid, lease=lease, balance=balance))
         self.now = 0.0
         self.luck = 0.5
         self.wall: int | None = None
@@ -143,6 +161,11 @@ class Player:
         """Ask for a read, and have it answered in the same instant."""
         self.does(Read, at)
         self.happens(Fetched(snapshot, self.now))
+
+    def counts(self, delay: float | None = 0.0, at: float | None = None) -> None:
+        """Ask for a census, and be told in the same instant by how much to hold the bid back."""
+        self.does(Count, at)
+        self.happens(Counted(delay))
 
     def writes(self, version: int, at: float | None = None) -> Snapshot:
         """Ask for a write, have it applied and answered in the same instant; return the lock object after it."""
@@ -187,9 +210,29 @@ def leader(identity: str = "a", *, pod_uid: str = "") -> Player:
     return player
 
 
-def follower(snapshot: Snapshot, *, watching: bool = True, identity: str = "a") -> Player:
+def checker(identity: str = "a", *, pod_uid: str = "") -> Player:
+    """Return a candidate that created the lock object at second 0, at version 1, watches, and still checks."""
+    player = Player(identity, pod_uid=pod_uid, balance=Balance())
+    player.luck = 0.0
+    player.reads(None)
+    player.counts()
+    player.writes(1)
+    player.happens(WatchStarted())
+    assert not player.leads
+    return player
+
+
+def follower(
+    snapshot: Snapshot,
+    *,
+    watching: bool = True,
+    identity: str = "a",
+    balance: Balance | None = None,
+    luck: float = 0.5,
+) -> Player:
     """Return a candidate that saw `snapshot` at second 0 and, unless told otherwise, watches."""
-    player = Player(identity)
+    player = Player(identity, balance=balance)
+    player.luck = luck
     player.reads(snapshot)
     if watching:
         player.happens(WatchStarted())

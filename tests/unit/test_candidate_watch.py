@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.kube import ApiError
 from sidecar.lab import virtualtime
-from tests.unit.arena import RETRY, TTL, Arena, Network
+from sidecar.lab.network import Network
+from tests.unit.arena import RETRY, TTL, Arena
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

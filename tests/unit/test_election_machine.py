@@ -3,6 +3,9 @@
 The world is as bad as the election is promised to bear: clocks run at different rates (within the bound), requests
 take any time, answers are lost, writes that were given up for lost are applied later, watches lag, break off and miss
 nothing or everything, processes stop for any time, crash, restart, move to another pod under the same name, leave.
+
+And the balance is as bad as it can be: its census says anything and comes at any time or never, it confirms, nominates
+and hands over when there is no reason to, to whoever there is or is not.
 """
 
 from __future__ import annotations
@@ -12,19 +15,30 @@ from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sidecar.election import (
+    CHECK_SECONDS,
+    SUCCESSOR_SECONDS,
+    Advice,
+    Balance,
+    Calm,
     Changed,
+    Confirm,
     Conflicted,
+    Count,
+    Counted,
     Event,
     Failed,
     Fetched,
+    HandOver,
     Leave,
     Leaving,
     Moment,
+    Nominate,
     Read,
     State,
+    Strike,
     WatchStarted,
     WatchStopped,
     Write,
@@ -32,7 +46,9 @@ from sidecar.election import (
     apply,
     next_action,
 )
-from tests.unit.player import EPOCH, LEASE, candidacy, held, result
+from sidecar.record import CHECKING, CLAIM_ANNOTATION, LEADING
+from sidecar.registration import Registration, registration_key
+from tests.unit.player import EPOCH, LEASE, candidacy, held, lock, result
 
 if TYPE_CHECKING:
     from sidecar.record import Snapshot
@@ -42,6 +58,9 @@ RATES = (1.3, 0.8, 1.0)
 
 NAMES = ("a", "b", "a")
 """Two of the candidates have one name, in different pods."""
+
+BALANCES = (None, Balance(rebalance=False), Balance(), Balance())
+"""What candidates do about nodes: half of them all that there is."""
 
 
 @dataclass
@@ -63,6 +82,17 @@ class Store:
         self.history.append(self.stored)
         return self.stored
 
+    def annotate(self, key: str, text: str) -> Snapshot | None:
+        """Set an annotation, whatever else happens to the object; return it, `None` when there is none."""
+        found = self.stored
+        if found is None:
+            return None
+        self.version += 1
+        others = {**found.annotations, key: text}
+        self.stored = lock(self.version, found.text, found.annotations.get(CLAIM_ANNOTATION), others)
+        self.history.append(self.stored)
+        return self.stored
+
 
 @dataclass
 class Process:
@@ -72,11 +102,13 @@ class Process:
     state: State
     rate: float
     luck: float = 0.5
-    request: Read | Write | None = None
+    request: Read | Write | Count | None = None
     asked_at: float = 0.0
     answer: Event | None = None
     cursor: int | None = None
     gone: bool = False
+    heard: dict[int, Snapshot] = field(default_factory=dict)
+    """The writes that were answered, by version."""
 
     def now(self, time: float) -> float:
         """Return what its clock shows."""
@@ -100,13 +132,21 @@ class Election(RuleBasedStateMachine):
         self.pods = 0
         self.store = Store()
         self.tokens: list[int] = []
+        self.balances: tuple[Balance | None, ...] = (None, None, None)
+        self.processes = [self._started(number) for number in range(len(NAMES))]
+
+    @initialize(balances=st.tuples(*[st.sampled_from(BALANCES)] * len(NAMES)))
+    def has_balances(self, balances: tuple[Balance | None, ...]) -> None:
+        """Each candidate takes part in the balance in its own way, or not at all."""
+        self.balances = balances
         self.processes = [self._started(number) for number in range(len(NAMES))]
 
     def _started(self, number: int, pod_uid: str = "") -> Process:
         if not pod_uid:
             self.pods += 1
             pod_uid = f"pod-{self.pods}"
-        return Process(number, State(candidacy=candidacy(NAMES[number], pod_uid=pod_uid)), RATES[number])
+        me = candidacy(NAMES[number], pod_uid=pod_uid, balance=self.balances[number])
+        return Process(number, State(candidacy=me), RATES[number])
 
     # -- What the processes do --
 
@@ -122,8 +162,14 @@ class Election(RuleBasedStateMachine):
         process.state, action = next_action(process.state, process.moment(self.time))
         if isinstance(action, Leave):
             process.gone = True
-        elif isinstance(action, Read | Write):
+        elif isinstance(action, Read | Write | Count):
             process.request, process.asked_at, process.answer = action, process.now(self.time), None
+        if isinstance(action, Write) and not action.record.holder:
+            assert not process.state.is_leading(process.now(self.time)), "who releases has stopped leading before"
+            assert action.base is not None
+            released = action.base.valid_claim
+            assert released is not None, "what is released is the releasing pod's"
+            assert released.pod_uid == process.state.candidacy.pod_uid, "what is released is the releasing pod's"
 
     @rule(number=st.integers(0, 2))
     def is_served(self, number: int) -> None:
@@ -136,6 +182,8 @@ class Election(RuleBasedStateMachine):
             return
         if isinstance(request, Read):
             process.answer = Fetched(self.store.stored, process.asked_at)
+        elif isinstance(request, Count):
+            process.answer = Counted(0.0)
         else:
             applied = self.store.write(request)
             process.answer = Conflicted() if applied is None else Written(applied, process.asked_at)
@@ -151,6 +199,8 @@ class Election(RuleBasedStateMachine):
 
     def _learn(self, process: Process, event: Event) -> None:
         process.request = process.answer = None
+        if isinstance(event, Written):
+            process.heard[event.snapshot.version] = event.snapshot
         had = process.state.term
         process.happens(event, self.time)
         term = process.state.term
@@ -158,14 +208,28 @@ class Election(RuleBasedStateMachine):
             assert not self.tokens or term.token > max(self.tokens), "a fencing token has to grow with every term"
             self.tokens.append(term.token)
 
-    @rule(number=st.integers(0, 2), rounds=st.integers(1, 3))
-    def asks_and_is_answered(self, number: int, rounds: int) -> None:
+    @rule(number=st.integers(0, 2), rounds=st.integers(1, 5), luck=st.sampled_from([0.0, 0.5]))
+    def asks_and_is_answered(self, number: int, rounds: int, luck: float) -> None:
         """A few rounds in which nothing goes wrong."""
         process = self.processes[number]
         for _ in range(rounds):
-            self._round(process, 0.5)
+            self._round(process, luck)
             self._serve(process)
             self._answer(process)
+
+    @rule(number=st.integers(0, 2), rounds=st.integers(4, 12), advised=st.booleans())
+    def has_a_good_time(self, number: int, rounds: int, *, advised: bool) -> None:
+        """For a few seconds nothing goes wrong for this one, and the balance says that it may lead."""
+        process = self.processes[number]
+        for _ in range(rounds):
+            self._watch(process)
+            self._round(process, 0.0)
+            self._serve(process)
+            self._answer(process)
+            self._show(process, 1000)
+            if advised:
+                self._advise(process, Confirm())
+            self.time += 0.1
 
     # -- What goes wrong --
 
@@ -177,13 +241,16 @@ class Election(RuleBasedStateMachine):
             return
         if late and isinstance(process.request, Write) and process.answer is None:
             self.store.late.append(process.request)
-        self._learn(process, Failed())
+        self._fail(process)
+
+    def _fail(self, process: Process) -> None:
+        self._learn(process, Counted(None) if isinstance(process.request, Count) else Failed())
 
     @rule(number=st.integers(0, 2), retry_after=st.sampled_from([0.0, 1.0, 60.0]))
     def is_refused(self, number: int, retry_after: float) -> None:
         """The API server says no, and has done nothing."""
         process = self.processes[number]
-        if process.request is not None and process.answer is None:
+        if isinstance(process.request, Read | Write) and process.answer is None:
             self._learn(process, Failed(refused=True, retry_after=retry_after))
 
     @precondition(lambda self: self.store.late)
@@ -210,6 +277,44 @@ class Election(RuleBasedStateMachine):
         """SIGTERM, at any instant."""
         if not self.processes[number].state.leaving:
             self.processes[number].happens(Leaving(), self.time)
+
+    # -- What the balance says --
+
+    @rule(number=st.integers(0, 2), delay=st.sampled_from([None, 0.0, 0.3, 2.0]))
+    def is_counted(self, number: int, delay: float | None) -> None:
+        """A census says by how much to hold the bid back, or that there is none; it may have taken any time."""
+        process = self.processes[number]
+        if isinstance(process.request, Count):
+            self._learn(process, Counted(delay))
+
+    @rule(number=st.integers(0, 2), advice=st.sampled_from([Confirm(), Calm(), Nominate("a"), Nominate("b")]))
+    def is_advised(self, number: int, advice: Advice) -> None:
+        """It is told to confirm, to nominate anybody, or that all is calm; who holds nothing is told so as well."""
+        self._advise(self.processes[number], advice)
+
+    @rule(number=st.integers(0, 2), other=st.integers(0, 2), same_pod=st.booleans())
+    def hands_over(self, number: int, other: int, *, same_pod: bool) -> None:
+        """It is told to hand over, to somebody who is there, or to a pod that is long gone."""
+        pod_uid = self.processes[other].state.candidacy.pod_uid if same_pod else "pod-0"
+        self._advise(self.processes[number], HandOver(Registration(identity=NAMES[other], node="n", pod_uid=pod_uid)))
+
+    @rule(number=st.integers(0, 2), other=st.integers(0, 2))
+    def strikes_out(self, number: int, other: int) -> None:
+        """It is told that somebody is gone."""
+        self._advise(self.processes[number], Strike(frozenset({registration_key(NAMES[other])})))
+
+    def _advise(self, process: Process, advice: Advice) -> None:
+        process.happens(advice, self.time)
+
+    @rule(number=st.integers(0, 2))
+    def registers(self, number: int) -> None:
+        """It registers, or accepts: the object changes, the record and its claim do not."""
+        process = self.processes[number]
+        me = process.state.candidacy
+        registration = Registration(identity=me.identity, node=me.node, pod_uid=me.pod_uid, seen=self.store.version)
+        annotated = self.store.annotate(registration_key(me.identity), registration.encode())
+        if annotated is not None:
+            process.happens(Changed(annotated), self.time)
 
     # -- The watch --
 
@@ -263,16 +368,37 @@ class Election(RuleBasedStateMachine):
                 assert process.state.is_leading(now)
 
     @invariant()
+    def nobody_leads_before_it_heard_so(self) -> None:
+        """Every leadership began with a write of that very pod that says that it leads, and whose success it heard."""
+        for process in self._leaders():
+            assert process.state.term is not None
+            begun = process.heard[process.state.term.token].valid_claim
+            assert begun is not None
+            assert (begun.state, begun.pod_uid) == (LEADING, process.state.candidacy.pod_uid)
+
+    @invariant()
+    def nobody_names_who_checks(self) -> None:
+        """A follower names a holder only from a lock object that says that this one leads."""
+        for process in self.processes:
+            now = process.now(self.time)
+            if process.state.is_leading(now) or not process.state.leader_name(now):
+                continue
+            assert process.state.observed is not None
+            shown = next(each for each in self.store.history if each.version == process.state.observed.version)
+            assert process.state.leader_name(now) == shown.holder
+            assert shown.valid_claim is None or shown.valid_claim.state != CHECKING
+
+    @invariant()
     def nobody_leads_who_is_leaving(self) -> None:
         """The order to leave ends leadership at once and for good."""
         assert not any(process.state.leaving for process in self._leaders())
 
     def teardown(self) -> None:
-        """When faults end, exactly one leads within a lease and little more, and stays."""
+        """When faults end, exactly one leads within a lease, a check and little more, and stays."""
         self.store.late.clear()
         for process in self.processes:
             if process.request is not None and process.answer is None:
-                self._learn(process, Failed())
+                self._fail(process)
             elif process.answer is not None:
                 self._answer(process)
         self.never_two_lead()
@@ -290,7 +416,8 @@ class Election(RuleBasedStateMachine):
             self.never_two_lead()
             if settled is None and self._leaders():
                 settled = self._leaders()[0]
-                assert self.time < healed + LEASE / min(RATES) + 3.0
+                checked = (CHECK_SECONDS + SUCCESSOR_SECONDS) if any(self.balances) else 0.0
+                assert self.time < healed + (LEASE + checked) / min(RATES) + 3.0
         assert self._leaders() == ([settled] if alive else [])
         assert settled is not None or not alive
         assert all(process.gone for process in self.processes if process.state.leaving)

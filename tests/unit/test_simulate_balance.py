@@ -1,0 +1,34 @@
+"""What the simulation is for: leaders end spread as evenly as they can be, from every start and after every loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.lab import trial
+from sidecar.lab.scenario import Scenario
+
+MOVES = 4
+"""Hand-overs of one election, at most, while a group settles."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "seeds"),
+    [
+        (Scenario(mixed_starts=True, starts=1), range(40)),
+        (Scenario(mixed_starts=True, starts=20), range(40, 60)),
+        (Scenario(nodes=5, node_return=True, late_node=True), range(8)),
+        (Scenario(rolling_restart=True), range(8)),
+        (Scenario(apps=20, replicas=3, nodes=5, placement="restricted", restricted_to=2, node_return=True), range(3)),
+        (Scenario(apps=20, replicas=3, nodes=5, weights=(1, 4), node_return=True), range(3)),
+    ],
+    ids=["starts", "slow-starts", "nodes", "rolling-restart", "restricted", "weights"],
+)
+def test_leaders_end_balanced(asked: Scenario, seeds: range) -> None:
+    """Every phase of every trial ends settled and balanced; no election moved more often than allowed."""
+    for seed in seeds:
+        for outcome in trial.run(asked, "full", seed):
+            where = f"seed {seed}, {outcome.phase}"
+            assert outcome.balanced, where
+            assert outcome.settled_after < trial.LIMIT, where
+            if outcome.phase != "rolling restart":  # one disturbance after the other
+                assert max(outcome.handovers.values()) <= MOVES, where
