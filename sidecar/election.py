@@ -357,6 +357,8 @@ class State:
 
     candidacy: Candidacy
     observed: Observed | None = None
+    moves: int = 0
+    """How often the election was handed over since it was last calm, by the last claim that was seen."""
     term: Term | None = None
     sent: tuple[str, ...] = ()
     """The records that I wrote since anybody else did: the one that was confirmed, and those of unknown outcome."""
@@ -446,11 +448,12 @@ def _renew(state: State, observed: Observed, moment: Moment) -> tuple[State, Act
         # What was being checked goes on being checked: nobody may be told that it leads by a write whose answer was
         # lost, or by a process before this one.
         checks = state.candidacy.registers and observed.claim is not None and observed.claim.state == CHECKING
-        claim = _claim(state, checks=checks, moves=observed.claim.moves if observed.claim is not None else 0)
+        claim = _claim(state, checks=checks, moves=state.moves)
         return _write(state, moment, record, claim, "resume: the lock is held in my name by this very pod")
     confirmed = term.confirmed or moment.now >= term.confirm_at
     claim = _claim(state, checks=not confirmed, successor=term.successor, term=term.token, moves=term.moves)
-    changed = (claim.state, claim.successor) != (term.written.state, term.written.successor)
+    written = term.written
+    changed = (claim.state, claim.successor, claim.moves) != (written.state, written.successor, written.moves)
     due = moment.now if changed else term.renewed_at + state.candidacy.retry_period
     if not confirmed:
         due = min(due, term.confirm_at)
@@ -492,10 +495,9 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         renew_time="",
         transitions=transitions,
     )
-    moves = observed.claim.moves if observed.claim is not None and not observed.holder else 0
     gone = observed.missed
     # After a leader that went without a word there was none for long enough: lead first, and look then.
-    claim = _claim(state, checks=observed.checks and me.registers and not gone, moves=moves)
+    claim = _claim(state, checks=observed.checks and me.registers and not gone, moves=state.moves)
     if gone:
         state = replace(state, struck=state.struck | {registration_key(gone)})
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
@@ -525,7 +527,7 @@ def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
         pod_uid=successor.pod_uid,
         weight=state.candidacy.weight,
         successor=successor.identity,
-        moves=observed.claim.moves + 1 if observed.claim is not None else 1,
+        moves=state.moves + 1,
     )
     return _write(state, moment, released, claim, f"hand over to {successor.identity}")
 
@@ -766,7 +768,7 @@ def _observe(
         held_until=held_until,
         bid_at=bid_at,
     )
-    state = replace(state, observed=observed)
+    state = replace(state, observed=observed, moves=claim.moves if claim is not None else state.moves)
     if observed.mine:
         return state
     if snapshot is not None and (snapshot.holder or isinstance(snapshot.record, UnreadableRecord)):

@@ -136,6 +136,8 @@ class Holding:
     """The counter of nudges, as it was last seen."""
     nudged_at: float = -math.inf
     nominee: Nominee | None = None
+    moves: int = 0
+    """How often the election was handed over since it was last settled."""
     refusals: int = 0
     """Nominations that were not accepted since the election was last settled."""
     stamps: Mapping[str, tuple[Registration, float]] = field(default_factory=lambda: MappingProxyType({}))
@@ -187,7 +189,7 @@ def observe(settling: Settling, state: State, moment: Moment) -> Settling:
     settling = _see_nomination(settling, snapshot, moment)
     if state.term is None:
         return replace(settling, holding=None)
-    holding = settling.holding or _begin(state.term, snapshot, known, moment)
+    holding = replace(settling.holding or _begin(state.term, snapshot, known, moment), moves=state.term.moves)
     holding = _see_members(holding, known, moment)
     holding = _see_nudge(holding, snapshot, moment)
     return replace(settling, holding=_see_nominee(holding, state.term, snapshot, known, moment))
@@ -396,14 +398,14 @@ def looked(settling: Settling, census: Census | None, moment: Moment) -> tuple[S
     holding = settling.holding
     if holding is None:
         return settling, Verdict()
-    settled = moment.now >= holding.calm_at
+    calm = moment.now >= holding.calm_at
     nominee = holding.nominee
     holding = replace(_next_look(holding, census, moment), nominee=None)
     moves = plan(census).moves if census is not None else {}
     target = moves.get(settling.lock, "")
     here = settling.candidacy.node
     compared = _compared(census, here, target)
-    advice: list[Advice] = [Calm()] if settled else []
+    advice: list[Advice] = [Calm()] if calm else []
     if nominee is not None and target == nominee.registration.node:
         why = f"handed over to {nominee.registration.identity}: {compared}"
         advice.append(HandOver(nominee.registration))
@@ -444,10 +446,14 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
     elections = len(census.elections) if census is not None else 0
     stretch = max(1.0, elections / LARGE_GROUP)
     if moment.now >= holding.calm_at:
-        at = moment.now + SAFETY_SECONDS * stretch * (1 + moment.luck / 5)
+        seconds = SAFETY_SECONDS * stretch * (1 + moment.luck / 5)
+        if holding.moves or holding.refusals:
+            # It may not have moved although it should have, and from now on it may.
+            seconds = LOOK_INTERVALS[0]
+        at = moment.now + seconds
         return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks=len(LOOK_INTERVALS))
     interval = LOOK_INTERVALS[min(holding.looks, len(LOOK_INTERVALS) - 1)] * stretch
-    at = moment.now + _between(0.75 * interval, 1.25 * interval, moment.luck)
+    at = min(moment.now + _between(0.75 * interval, 1.25 * interval, moment.luck), holding.calm_at)
     return replace(holding, look_at=min(holding.look_at, at), looks=holding.looks + 1)
 
 
