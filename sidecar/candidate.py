@@ -1,9 +1,8 @@
 """The driver: turns answers and watch events into the election's events, and its actions into requests.
 
 Three tasks and no more: one goes round the loop of `sidecar.election`, one keeps the watch on the lock object alive,
-and, where leaders are spread over nodes, one goes round `sidecar.settling`. What is known lives in one immutable state,
-which they replace without an await in between; there is no queue, and nothing that is shown waits for a request that
-hangs.
+and, where leaders are spread over nodes, one is the settler's. What is known lives in one immutable state, which they
+replace without an await in between; there is no queue, and nothing that is shown waits for a request that hangs.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar import balance, settling
 from sidecar.census import CensusTaker
 from sidecar.election import (
     Action,
@@ -39,25 +37,22 @@ from sidecar.election import (
     apply,
     next_action,
 )
-from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError, Permission
+from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError
 from sidecar.locks import Bookmark
 from sidecar.record import Record, UnreadableRecord, format_time
-from sidecar.registration import registration_key, registrations
-from sidecar.settling import Advise, Look, Pause, Register, Settling
+from sidecar.settler import Settler
 from sidecar.troubles import Troubles
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from structlog.typing import FilteringBoundLogger
 
-    from sidecar.balance import LockSeen
     from sidecar.census import Taken
     from sidecar.group import Group
     from sidecar.locks import Lock, LockEvent
     from sidecar.record import Snapshot
-    from sidecar.registration import Registration
 
 WATCH_SECONDS = (3000, 4200)
 """How long the API server is asked to keep one watch, drawn from this range. Long, because each end costs a request a
@@ -77,9 +72,6 @@ WATCH_FORBIDDEN_PAUSE = 600.0
 
 RELEASE_LIMIT = 5.0
 """Seconds that the release may take at most: well within the grace that a pod, or a container, is given to end."""
-
-WITHDRAW_LIMIT = 1.0
-"""Seconds that it may take to withdraw the registration of somebody who leaves."""
 
 LONGEST_WAIT = 5.0
 """Seconds after which the loop goes round although nothing happened, so that one that is stuck can be told from it."""
@@ -161,17 +153,21 @@ class Candidate:
         self._news = asyncio.Event()
         self._round_began = clock.now()
         self._troubles = Troubles(log, resource=lock.resource, wall=clock.wall)
-        self._group = group
-        self._census: CensusTaker | None = None
-        self._settling: Settling | None = None
+        self._settler: Settler | None = None
         if group is not None and candidacy.balance is not None:
-            self._census = CensusTaker(group, now=clock.now, wall=clock.wall, troubles=self._troubles)
-            if candidacy.registers:
-                self._settling = Settling(candidacy=candidacy, lock=lock.name)
-        self._placing = ""
-        self._patching = Permission(clock.now)
-        self._nudging = Permission(clock.now)
-        self._stirred = asyncio.Event()
+            self._settler = Settler(
+                candidacy,
+                lock,
+                group,
+                CensusTaker(group, now=clock.now, wall=clock.wall, troubles=self._troubles),
+                now=clock.now,
+                state=lambda: self._state,
+                moment=self._moment,
+                tell=self._happened,
+                show=self._annotated,
+                troubles=self._troubles,
+                log=log,
+            )
         self._watch_version = 0
         self._watch_limit: asyncio.Timeout | None = None
         self._release_limit: asyncio.Timeout | None = None
@@ -197,7 +193,7 @@ class Candidate:
 
     def is_balanced(self) -> bool:
         """Tell whether nodes matter to this candidate."""
-        return self._census is not None
+        return self._settler is not None
 
     def status(self) -> Status:
         """Return what there is to tell."""
@@ -220,8 +216,8 @@ class Candidate:
             transitions=record.transitions if isinstance(record, Record) else None,
             why=state.note,
             last_error=self._troubles.last,
-            placing=self._placing,
-            census=self._census.last if self._census else None,
+            placing=self._settler.why if self._settler else "",
+            census=self._settler.census if self._settler else None,
         )
 
     # -- Taking part --
@@ -230,8 +226,8 @@ class Candidate:
         """Take part in the election until `leave` was called and what was held is released, or that took too long."""
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self._keep_watching())]
-            if self._settling is not None:
-                others.append(tasks.create_task(self._settle(self._settling)))
+            if self._settler is not None:
+                others.append(tasks.create_task(self._settler.run()))
             try:
                 async with asyncio.timeout(None) as self._release_limit:
                     await self._go_round()
@@ -239,7 +235,8 @@ class Candidate:
                 self._log.warning("could not release the lock in time; the others wait for its lease to run out")
             for task in others:
                 task.cancel()
-        await self._withdraw()
+        if self._settler is not None:
+            await self._settler.withdraw()
 
     def leave(self) -> None:
         """Stop leading at once; then release the lock, for at most `RELEASE_LIMIT` seconds, and let `run` end."""
@@ -250,7 +247,7 @@ class Candidate:
         if self._release_limit is not None:
             self._release_limit.reschedule(now + min(2 * self._request_timeout, RELEASE_LIMIT))
         if self._read_limit is not None:
-            # Whether to release is decided on what is read from now on, and there may be nothing to release.
+            # No bid is wanted any more; whether to release is decided on what is read from now on.
             self._read_limit.reschedule(now)
 
     async def _go_round(self) -> None:
@@ -298,6 +295,18 @@ class Candidate:
             self._expect(snapshot.version)
         return Fetched(snapshot, asked_at)
 
+    async def _count(self) -> Counted:
+        """Return what a census says of the bid; there is none for somebody who leaves meanwhile."""
+        if self._settler is None:
+            return Counted(None)
+        try:
+            async with asyncio.timeout(None) as self._read_limit:
+                return await self._settler.count()
+        except TimeoutError:
+            return Counted(None)
+        finally:
+            self._read_limit = None
+
     async def _write(self, write: Write) -> Event:
         verb = "create" if write.base is None else "update"
         asked_at = self._clock.now()
@@ -315,139 +324,6 @@ class Candidate:
         self._troubles.ended(verb)
         self._expect(snapshot.version)
         return Written(snapshot, asked_at)
-
-    # -- The balance --
-
-    async def _count(self) -> Counted:
-        """Take the census for a bid; whoever leaves meanwhile needs none."""
-        census = None
-        try:
-            async with asyncio.timeout(None) as self._read_limit:
-                census = await self._census.take(cached=True) if self._census else None
-        except TimeoutError:
-            pass
-        finally:
-            self._read_limit = None
-        me, observed = self._state.candidacy, self._state.observed
-        if census is None or me.balance is None or observed is None:
-            return Counted(None)
-        known = dict(registrations(observed.snapshot.annotations) if observed.snapshot else {})
-        if gone := observed.missed:
-            # Whoever let the lease run out, or does not take what it was named successor for, is no rival.
-            known.pop(registration_key(gone), None)
-        rivals = frozenset(registration.node for registration in known.values())
-        seconds = balance.delay(census, election=self._lock.name, node=me.node, rivals=rivals, slot=me.balance.slot)
-        carries = census.loads(without=self._lock.name).get(me.node, 0)
-        self._place(
-            f"held the bid back for {seconds:g} s: {me.node} carries {carries}, others less"
-            if seconds
-            else f"bid at once: {me.node} carries {carries}, and nobody less"
-        )
-        return Counted(seconds)
-
-    async def _settle(self, state: Settling) -> None:
-        told = state.why
-        try:
-            while True:
-                self._stirred.clear()
-                state = settling.observe(state, self._state, self._moment())
-                state, step = settling.next_step(state, self._moment())
-                match step:
-                    case Pause(until):
-                        await self._rest(until - self._clock.now())
-                    case Register(registration):
-                        await self._register(registration)
-                    case Advise(advice):
-                        for event in advice:
-                            self._happened(event)
-                    case Look():
-                        state = await self._look(state)
-                if state.why != told:
-                    told = state.why
-                    self._place(told)
-        except Exception:  # noqa: BLE001 - the election has to go on; who was checking leads after a while all the same
-            self._log.critical("leaders are no longer spread over nodes, because of a defect", exc_info=True)
-
-    async def _rest(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(min(seconds, LONGEST_WAIT)):
-                await self._stirred.wait()
-        except TimeoutError:
-            pass
-
-    async def _look(self, state: Settling) -> Settling:
-        taker, group = self._census, self._group
-        census = await taker.take(cached=False) if taker else None
-        state, verdict = settling.looked(settling.observe(state, self._state, self._moment()), census, self._moment())
-        for event in verdict.advice:
-            self._happened(event)
-        if group is not None and taker is not None and taker.last is not None:
-            for name in verdict.nudges:
-                await self._nudge(group, taker.last.locks[name])
-        return state
-
-    async def _nudge(self, group: Group, lock: LockSeen) -> None:
-        if self._nudging.denied:
-            return
-        try:
-            await group.nudge(lock)
-        except ForbiddenError as error:
-            self._nudging.deny()
-            self._log.info("other leaders cannot be nudged; they look by themselves, later", error=str(error))
-        except ApiError as error:
-            self._log.debug("a nudge failed", lock=lock.name, error=str(error))
-
-    async def _register(self, registration: Registration | None) -> None:
-        key = registration_key(self._state.candidacy.identity)
-        await self._annotate({key: registration.encode() if registration else None})
-
-    async def _annotate(self, annotations: Mapping[str, str | None]) -> None:
-        try:
-            if not self._patching.denied:
-                try:
-                    snapshot = await self._lock.annotate(annotations)
-                except ForbiddenError as error:
-                    self._patch_failed(error)
-                else:
-                    self._troubles.ended("patch")
-                    self._annotated(snapshot)
-                    return
-            # Without a census there is no balance, and no need to say where one runs.
-            if self._census is not None and await self._census.take(cached=True) is not None:
-                self._annotated(await self._lock.swap(annotations))
-        except (ConflictError, NotFoundError):
-            self._log.debug("the lock object changed before it was annotated")
-        except ApiError as error:
-            self._patch_failed(error)
-
-    def _annotated(self, snapshot: Snapshot) -> None:
-        self._expect(snapshot.version)
-        self._happened(Changed(snapshot))
-
-    def _patch_failed(self, error: ApiError) -> None:
-        if isinstance(error, ForbiddenError):
-            self._patching.deny()
-        self._troubles.met("patch", error)
-
-    async def _withdraw(self) -> None:
-        """Take this candidate's registration off the lock object; who released the lock has done so already."""
-        key = registration_key(self._state.candidacy.identity)
-        observed = self._state.observed
-        if observed is None or observed.snapshot is None or self._settling is None:
-            return
-        registered = registrations(observed.snapshot.annotations).get(key)
-        if registered is None or registered.pod_uid != self._state.candidacy.pod_uid:
-            return
-        try:
-            async with asyncio.timeout(WITHDRAW_LIMIT):
-                await self._annotate({key: None})
-        except TimeoutError:
-            self._log.debug("the registration was not withdrawn in time; the leader strikes it out later")
-
-    def _place(self, why: str) -> None:
-        if why != self._placing:
-            self._placing = why
-            self._log.info(why)
 
     # -- The watch --
 
@@ -537,9 +413,14 @@ class Candidate:
         self._woken.set()
         self._news.set()
 
+    def _annotated(self, snapshot: Snapshot) -> None:
+        self._expect(snapshot.version)
+        self._happened(Changed(snapshot))
+
     def _replace(self, state: State) -> None:
         before, self._state = self._state, state
-        self._stirred.set()
+        if self._settler is not None:
+            self._settler.stir()
         if before.note != state.note:
             self._say(state)
 

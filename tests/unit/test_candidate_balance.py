@@ -212,7 +212,8 @@ def test_defect_in_the_balance_does_not_stop_the_election() -> None:
         async def fail(_state: object) -> None:
             raise ZeroDivisionError
 
-        process.candidate._look = fail  # type: ignore[method-assign,assignment] # stands in for the real one
+        assert process.candidate._settler is not None
+        process.candidate._settler._look = fail  # type: ignore[method-assign,assignment] # stands in for the real one
         took = await arena.until(process.candidate.is_leading)
         assert CHECK_SECONDS < took < CHECK_SECONDS + SOON
         await asyncio.sleep(60)
@@ -231,7 +232,8 @@ def test_look_that_hangs_does_not_stop_the_election() -> None:
         async def hang(_state: object) -> None:
             await asyncio.Event().wait()
 
-        process.candidate._look = hang  # type: ignore[method-assign,assignment] # stands in for the real one
+        assert process.candidate._settler is not None
+        process.candidate._settler._look = hang  # type: ignore[method-assign,assignment] # stands in for the real one
         took = await arena.until(process.candidate.is_leading)
         assert CHECK_SECONDS < took < CHECK_SECONDS + SOON
         process.candidate.leave()
