@@ -54,8 +54,6 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
     kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}")
     candidacy = _candidacy(chosen)
     balanced = candidacy.balance is not None
-    if chosen.balance and not balanced:
-        log.info("nodes do not matter, because this candidate does not know its own: set NODE_NAME to spec.nodeName")
     candidate = Candidate(
         candidacy,
         EndpointsLock(
@@ -81,6 +79,8 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
         ports = await stack.enter_async_context(_answering(chosen, chosen.http, candidate)) if chosen.http else []
         await _connect(kube, candidate)
         told = {"namespace": chosen.namespace, "ttl": duration.render(chosen.ttl), "ports": ports}
+        if chosen.balance and not balanced:
+            log.info("nodes do not matter: this candidate does not know its own; set NODE_NAME to spec.nodeName")
         log.info("taking part", pod_uid=chosen.pod_uid or "unknown", **told)
         await candidate.run()
 
