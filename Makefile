@@ -22,8 +22,8 @@ demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, an
 test: lint ## everything: lint, and all tests, those on a real API server included
 	@$(BIN)/pytest --junit-xml=build/tests.xml $(ARGS)
 
-test-fast: $(INSTALLED) ## the tests that need no server, in under a minute
-	@$(BIN)/pytest -n 4 --dist worksteal -m "not real and not election" $(ARGS)
+test-fast: $(INSTALLED) ## the tests that need no server, in about a minute
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not real and not election" $(ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
 	@$(BIN)/ruff check --quiet

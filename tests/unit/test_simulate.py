@@ -71,10 +71,10 @@ def test_a_trial_is_played_again_by_its_own_seed() -> None:
 def test_the_stock_policy_is_as_chance_has_it(placement: str) -> None:
     """Leaders per node and balanced runs of the stock policy are what is worked out for where candidates run.
 
-    For 5 applications of 5 candidates anywhere on 3 nodes that is 2.78 : 1.60 : 0.62. The mean of 300 runs is off by
+    For 5 applications of 5 candidates anywhere on 3 nodes that is 2.78 : 1.60 : 0.62. The mean of 100 runs is off by
     no more than three times its standard error.
     """
-    trials = 300
+    trials = 100
     asked = Scenario(placement=placement, starts=0)
     stock = simulate.run(asked, ["stock"], trials=trials, seed=0, workers=1).figures[0]
     expected = [

@@ -14,12 +14,12 @@ MOVES = 4
 @pytest.mark.parametrize(
     ("asked", "seeds"),
     [
-        (Scenario(mixed_starts=True, starts=1), range(40)),
-        (Scenario(mixed_starts=True, starts=20), range(40, 60)),
-        (Scenario(nodes=5, node_return=True, late_node=True), range(8)),
-        (Scenario(rolling_restart=True), range(8)),
-        (Scenario(apps=20, replicas=3, nodes=5, placement="restricted", restricted_to=2, node_return=True), range(3)),
-        (Scenario(apps=20, replicas=3, nodes=5, weights=(1, 4), node_return=True), range(3)),
+        (Scenario(mixed_starts=True, starts=1), range(20)),
+        (Scenario(mixed_starts=True, starts=20), range(20, 30)),
+        (Scenario(nodes=5, node_return=True, late_node=True), range(4)),
+        (Scenario(rolling_restart=True), range(4)),
+        (Scenario(apps=20, replicas=3, nodes=5, placement="restricted", restricted_to=2, node_return=True), range(2)),
+        (Scenario(apps=20, replicas=3, nodes=5, weights=(1, 4), node_return=True), range(2)),
     ],
     ids=["starts", "slow-starts", "nodes", "rolling-restart", "restricted", "weights"],
 )
