@@ -32,3 +32,15 @@ def test_leaders_end_balanced(asked: Scenario, seeds: range) -> None:
             assert outcome.settled_after < trial.LIMIT, where
             if outcome.phase != "rolling restart":  # one disturbance after the other
                 assert max(outcome.handovers.values()) <= MOVES, where
+
+
+def test_a_settled_group_is_quiet() -> None:
+    """In an hour without a disturbance nothing moves, and an election of five sends no more than it should.
+
+    That is one renewal in 2.5 s, a stamp of each registration in five minutes, a look in ten minutes, and now and then
+    a new watch. The looks of the first half minute belong to the start.
+    """
+    _, quiet = trial.run(Scenario(apps=2, quiet=3600.0), "full", 1)
+    assert not any(quiet.handovers.values())
+    assert sum(quiet.requests.values()) <= 2 * 0.43 * 3600
+    assert max(quiet.lists.values()) <= 3600 / 600 + 3
