@@ -308,10 +308,9 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     now = moment.now
     if not settling.there:
         return settling, Pause(math.inf)
-    if _is_to_accept(settling) and now >= settling.accept_at:
-        mine = settling.registered or Registration(identity="", node="", pod_uid="")
-        settling = replace(settling, accept_at=now + ACCEPTANCE_SECONDS / 3)
-        return settling, Register(replace(mine, accepted=settling.nominated_in))
+    accepted = _acceptance(settling)
+    if accepted is not None and now >= settling.accept_at:
+        return replace(settling, accept_at=now + ACCEPTANCE_SECONDS / 3), Register(accepted)
     holding = settling.holding
     if holding is None and not settling.watching and now >= settling.blind_since + BLIND_SECONDS:
         # It could not see in time that it was nominated.
@@ -329,9 +328,12 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     return _keep_house(settling, holding, now)
 
 
-def _is_to_accept(settling: Settling) -> bool:
+def _acceptance(settling: Settling) -> Registration | None:
+    """Return the registration that accepts the nomination, when there is one to accept."""
     mine = settling.registered
-    return settling.watching and mine is not None and mine.accepted < settling.nominated_in
+    if not settling.watching or mine is None or mine.accepted >= settling.nominated_in:
+        return None
+    return replace(mine, accepted=settling.nominated_in)
 
 
 def _register(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
@@ -377,7 +379,7 @@ def _keep_house(settling: Settling, holding: Holding, now: float) -> tuple[Settl
 
 def _own_instants(settling: Settling) -> list[float]:
     """Return when there may be something to do about this candidate's own registration."""
-    accept_at = settling.accept_at if _is_to_accept(settling) else math.inf
+    accept_at = settling.accept_at if _acceptance(settling) is not None else math.inf
     blind_at = math.inf if settling.watching or settling.holding else settling.blind_since + BLIND_SECONDS
     return [math.inf if settling.crowded else settling.register_at, accept_at, blind_at]
 
