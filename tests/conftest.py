@@ -7,6 +7,7 @@ or built before the first test runs, outside of any test's time-out. When it can
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ PROBLEMS = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers, and see to it that programs that the tests start can be interrupted."""
+    # In the background of a shell script SIGINT is ignored, which would be inherited by all of them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "real: needs a real API server or a program built with Go; set by what a test asks for"
     )

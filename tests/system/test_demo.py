@@ -170,10 +170,20 @@ def test_a_sidecar_that_ends_unasked_is_an_error() -> None:
     assert any("ELECTION_LOG_LEVEL" in line and "deafening" in line for line in logs)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_what_it_started_ends_with_it(how: signal.Signals) -> None:
-    """Interrupted or terminated, it ends all of its sidecars, says nothing, and exits 130."""
-    command = [str(ELECTIONCTL), "demo", *SMALL]
+@pytest.mark.parametrize(
+    ("how", "prefix"),
+    [
+        pytest.param(signal.SIGINT, (), id="interrupted"),
+        pytest.param(signal.SIGTERM, (), id="terminated"),
+        pytest.param(signal.SIGTERM, ("sh", "-c", 'trap "" INT; exec "$0" "$@"'), id="terminated-in-the-background"),
+    ],
+)
+def test_what_it_started_ends_with_it(how: signal.Signals, prefix: tuple[str, ...]) -> None:
+    """Interrupted or terminated, it ends all of its sidecars, says nothing, and exits 130.
+
+    So it does when it was started with SIGINT ignored, as a shell script starts what runs in its background.
+    """
+    command = [*prefix, str(ELECTIONCTL), "demo", *SMALL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         _until(lambda: len(_children(program.pid)) == 9)
         started = _children(program.pid)

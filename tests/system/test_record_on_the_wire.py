@@ -89,7 +89,16 @@ async def test_the_record_through_a_whole_life(sidecars: Sidecars, lock: LockObj
     await first.leading()
     times = [written(await lock.text(), holder="web-0", lease=2, transitions=0)]
     claim = json.loads((await lock.everything())["metadata"]["annotations"][CLAIM])
-    assert claim == {"holder": "web-0", "node": "node-0", "pod_uid": "uid-0"}
+    assert int(claim.pop("term")) > 0
+    assert claim == {
+        "holder": "web-0",
+        "node": "node-0",
+        "pod_uid": "uid-0",
+        "weight": 1,
+        "state": "leading",
+        "successor": "",
+        "moves": 0,
+    }
 
     for _ in range(3):
         await lock.renewed()
