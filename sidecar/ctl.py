@@ -112,7 +112,9 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=secrets.randbelow(LARGEST_SEED + 1) if arguments.seed is None else arguments.seed,
         ttl=arguments.ttl,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    # However it is told to end, what it started ends as well. In the background of a script SIGINT would be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with terminal.reporting(quiet=arguments.json) as report:
             figures = asyncio.run(demo.run(report, experiment))
@@ -121,13 +123,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(figures), indent=2) + "\n")
     return OK
-
-
-def _interrupt(*_: object) -> None:
-    """However a demonstration is told to end, what it started ends as well."""
-    # In the background of a shell script SIGINT is ignored, and would be here as well.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
 
 
 def _leaders(arguments: argparse.Namespace) -> int:
