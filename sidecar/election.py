@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 BID_JITTER = 0.1
 """Seconds over which the bids for one vacancy are spread, so that most candidates see the winner before they bid."""
 
+FIRST_BIDDERS = 2
+"""How many candidates of each node bid first for a vacancy: a bid costs a census, and on one node all find the same."""
+
 SUCCESSOR_SECONDS = 1.0
 """How long a vacancy is its named successor's alone."""
 
@@ -797,8 +800,7 @@ def _is_mine(state: State, snapshot: Snapshot | None) -> bool:
 
 def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: float | None) -> tuple[float, float]:
     """Return until when nobody may take over, and when to bid."""
-    balance = state.candidacy.balance
-    jitter = (balance.slot / 2 if balance is not None else BID_JITTER) * moment.luck
+    jitter = _bid_jitter(state.candidacy, snapshot, moment.luck)
     since = moment.now if asked_at is None else asked_at
     record = snapshot.record if snapshot else None
     claim = snapshot.valid_claim if snapshot else None
@@ -808,7 +810,7 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
         return since, moment.now + SUCCESSOR_SECONDS + jitter
     if state.observed is None and (record is None or (isinstance(record, Record) and not record.holder)):
         # Nobody to wait for; but where there is a census, the first one to have taken it spares the others theirs.
-        return since, since + (jitter if balance is not None else 0.0)
+        return since, since + (jitter if state.candidacy.balance is not None else 0.0)
     if record is None:
         # Deleted, or stripped of its record: no holder said that it is over.
         held_until = state.observed.held_until if state.observed else since
@@ -820,6 +822,17 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
     else:
         return since, moment.now + jitter
     return held_until, held_until + jitter
+
+
+def _bid_jitter(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:
+    """Return the seconds to let pass between a vacancy and the bid, so that most see a winner before they bid."""
+    if me.balance is None:
+        return BID_JITTER * luck
+    known = registrations(snapshot.annotations) if snapshot else {}
+    gone = registration_key(snapshot.holder) if snapshot else ""
+    here = {key for key, registration in known.items() if registration.node == me.node} - {gone}
+    is_late = sum(key < registration_key(me.identity) for key in here) >= FIRST_BIDDERS
+    return me.balance.slot / 2 * (luck + is_late)
 
 
 def _is_successor(state: State, snapshot: Snapshot | None) -> bool:

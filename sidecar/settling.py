@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PAUSE = (0.05, 0.3)
 """Seconds between a change and the look that it causes, drawn from this range: changes come in crowds."""
 
-LOOK_INTERVALS = (2.0, 6.0, 24.0)
+LOOK_INTERVALS = (3.0, 60.0)
 """Seconds between the looks that follow, give or take a quarter."""
 
 CALM_SECONDS = 30.0
@@ -449,8 +449,8 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
     stretch = max(1.0, elections / LARGE_GROUP)
     if moment.now >= holding.calm_at:
         seconds = SAFETY_SECONDS * stretch * (1 + moment.luck / 5)
-        if holding.moves or holding.refusals:
-            # It may not have moved although it should have, and from now on it may.
+        if max(holding.moves, holding.refusals) >= MOVE_LIMIT:
+            # It could not move although it should have, and from now on it may.
             seconds = LOOK_INTERVALS[0]
         at = moment.now + seconds
         return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks=len(LOOK_INTERVALS))

@@ -28,6 +28,7 @@ from sidecar.election import (
     Read,
     Strike,
     Wait,
+    WatchStarted,
     Write,
     Written,
     next_action,
@@ -408,6 +409,28 @@ def test_bids_are_spread_over_half_a_slot(luck: float) -> None:
         assert player.does(Wait).until == pytest.approx(1.0 + luck * FULL.slot / 2)
         player.now += luck * FULL.slot / 2
     player.does(Count)
+
+
+@pytest.mark.parametrize(
+    ("others", "is_late"),
+    [
+        ((), False),
+        (("Z", "b"), False),
+        (("Y", "Z"), True),
+        (("X", "Y", "Z", "b"), True),
+    ],
+)
+@pytest.mark.parametrize("node", ["node-a", "node-b"])
+def test_first_candidates_of_a_node_bid_first(node: str, others: tuple[str, ...], *, is_late: bool) -> None:
+    """Whoever has two others before it on its own node leaves them half a slot: all would find the same."""
+    player = Player("a", balance=FULL)
+    registered = [Registration(identity=one, node=node, pod_uid="u") for one in ("W", *others)]
+    player.reads(
+        lock(1, record("W").encode(), others={registration_key(one.identity): one.encode() for one in registered})
+    )
+    player.happens(WatchStarted())
+    waits = player.luck + (is_late and node == player.state.candidacy.node)
+    assert player.does(Wait, at=float(LEASE)).until == pytest.approx(LEASE + waits * FULL.slot / 2)
 
 
 def test_bid_that_was_held_back_sees_the_winner() -> None:
