@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import sidecar
 from sidecar import duration
 from tests.bench import balance_report, report
 from tests.bench.bed import Bed
@@ -24,7 +25,7 @@ from tests.bench.candidates import PLACEHOLDERS, CandidateError, Command, Templa
 from tests.bench.coldstart import BY_NODE, ORDERED, Series, cold_start
 from tests.bench.crash import crashes
 from tests.bench.forking import ForkServer
-from tests.bench.journal import Journal, JournalError
+from tests.bench.journal import Journal, JournalError, fingerprint
 from tests.bench.lockwatch import WatchError
 from tests.bench.measure import Workload, measure, patience
 from tests.bench.options import CLIENTGO, FORK, MANY_ELECTIONS, MANY_REPLICAS, VARIANTS, parse
@@ -147,7 +148,8 @@ def _cold_starts(chosen: argparse.Namespace, commands: Sequence[Command]) -> int
         _print(balance_report.document(heading, measured, goals, machine))
     elif measured:
         tell = balance_report.markdown if chosen.markdown else balance_report.table
-        _print(str(machine), tell(heading, [one.summary for one in measured]), report.goal_lines(goals))
+        left_out = balance_report.not_judged(measured[0].summary) if goals else ""
+        _print(str(machine), tell(heading, [one.summary for one in measured]), report.goal_lines(goals), left_out)
     complete = len(measured) == len(commands) and not any(one.summary.problems for one in measured)
     return OK if complete and all(goal.met for goal in goals) else FAILED
 
@@ -213,17 +215,21 @@ def _cold_start(bed: Bed, series: Series, seed: int, progress: _Progress, *, may
 
 
 def _journal(chosen: argparse.Namespace, series: Series, command: Command, *, forked: bool) -> Journal | None:
+    if not chosen.out:
+        return None
     conditions = {
         "command": command.name,
         "template": command.template,
         "variables": dict(command.variables),
+        # A template stays the same when the program behind it changes; of others' nothing more is known.
+        "program": fingerprint(Path(sidecar.__file__).parent) if command.is_own else None,
         "forked": forked,
         "shape": series.shape,
         "starts": series.starts,
         "settle": series.settle,
         "ttl": chosen.ttl,
     }
-    return Journal(chosen.out, conditions) if chosen.out else None
+    return Journal(chosen.out, conditions)
 
 
 def _put_away(kept: Path | None, folder: Path, name: str, run: Run) -> None:

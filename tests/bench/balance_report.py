@@ -74,7 +74,7 @@ def document(heading: str, measured: Sequence[Measured], goals: Sequence[report.
 
 
 def compare_with_goals(one: Summary) -> list[report.Goal]:
-    """Compare a summary with what must hold, of runs and of crashes, where there were any."""
+    """Compare a summary with what must hold, of runs, of hand-overs and of crashes, where there were any."""
 
     def at_most(name: str, limit: float, value: float | None, unit: str = " s") -> report.Goal:
         told = "not measured" if value is None else f"{value:.3g}{unit}"
@@ -91,10 +91,13 @@ def compare_with_goals(one: Summary) -> list[report.Goal]:
             at_most(
                 "last start to the last change of a leader", SETTLED_LIMIT, one.settled.most if one.settled else None
             ),
-            at_most("without a leader in a hand-over, p50", GAP_P50, one.gap.p50 if one.gap else None),
-            at_most("without a leader in a hand-over, p90", GAP_P90, one.gap.p90 if one.gap else None),
             at_most("hand-overs of one election", MOST_HAND_OVERS, one.hand_overs.most if one.hand_overs else None, ""),
             at_most("LISTs of one election", MOST_LISTS, one.lists.most if one.lists else None, ""),
+        ]
+    if one.gap:
+        goals += [
+            at_most("without a leader in a hand-over, p50", GAP_P50, one.gap.p50),
+            at_most("without a leader in a hand-over, p90", GAP_P90, one.gap.p90),
         ]
     if one.light and one.loaded:
         goals += [
@@ -102,6 +105,11 @@ def compare_with_goals(one: Summary) -> list[report.Goal]:
             at_most("crash, heir on the most loaded node: beyond the lease", LOADED_LIMIT, one.loaded.most),
         ]
     return goals
+
+
+def not_judged(one: Summary) -> str:
+    """Return a line on what the goals of these runs leave out; nothing when they leave out nothing."""
+    return "no leader changed: the time without a leader is not judged" if _changes(one) == "0" else ""
 
 
 def _figures(summaries: Sequence[Summary]) -> list[tuple[str, Callable[[Summary], str]]]:
@@ -122,7 +130,7 @@ def _figures(summaries: Sequence[Summary]) -> list[tuple[str, Callable[[Summary]
         ("  max", lambda one: _of(one.leaders_seen, "most", 0)),
         ("hand-overs of one election, mean", lambda one: _number(one.hand_overs_mean, 2)),
         ("  max", lambda one: _of(one.hand_overs, "most", 0)),
-        ("changes of a leader in all", lambda one: str(one.gap.count) if one.gap else ""),
+        ("changes of a leader in all", _changes),
         ("  of these, timed by the leaders' logs", lambda one: str(one.told) if one.gap else ""),
         ("  s without one, p50", lambda one: _of(one.gap, "p50", 3)),
         ("  p90", lambda one: _of(one.gap, "p90", 3)),
@@ -141,6 +149,12 @@ def _figures(summaries: Sequence[Summary]) -> list[tuple[str, Callable[[Summary]
         ("  beyond the lease, p50", lambda one: _of(one.loaded, "p50", 2)),
         ("  max", lambda one: _of(one.loaded, "most", 2)),
     ]
+
+
+def _changes(one: Summary) -> str:
+    if one.gap:
+        return str(one.gap.count)
+    return "0" if one.runs > one.problems else ""
 
 
 def _requests_of(verb: str) -> Callable[[Summary], str]:

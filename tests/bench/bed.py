@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.bench.candidates import Candidate, Election, command_from
+from tests.bench.candidates import Candidate, elections_of
 from tests.bench.lockwatch import KINDS, LockWatch
 from tests.testbed.apiserver import StartError
 from tests.testbed.connection import APIError, write_kubeconfig
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.lab.placement import Pod
-    from tests.bench.candidates import Command
+    from tests.bench.candidates import Command, Election
     from tests.bench.forking import ForkServer
     from tests.bench.server import AuditedAPIServer
 
@@ -66,9 +66,6 @@ class Bed:
             pod.identity: self._candidate(pod, namespace=namespace, folder=folder, port=port)
             for pod, port in zip(pods, ports, strict=True)
         }
-        members: dict[str, list[Candidate]] = {}
-        for pod in pods:
-            members.setdefault(pod.election, []).append(candidates[pod.identity])
         with ExitStack() as stack:
             stack.callback(self._ports.extend, ports)
             # So that no later run has to share the server with what is left of this one.
@@ -80,7 +77,7 @@ class Bed:
             yield Stage(
                 namespace=namespace,
                 candidates=candidates,
-                elections={name: Election(name=name, candidates=some) for name, some in members.items()},
+                elections=elections_of(pods, candidates),
                 watch=watch,
                 folder=folder,
             )
@@ -94,22 +91,13 @@ class Bed:
             token=self._token(pod.identity),
             namespace=namespace,
         )
-        values = {
-            "election": pod.election,
-            "id": pod.identity,
-            "namespace": namespace,
-            "port": str(port),
-            "kubeconfig": str(kubeconfig),
-            "ttl": self.ttl,
-        }
-        return Candidate(
-            identity=pod.identity,
+        return self.command.candidate(
+            pod,
+            namespace=namespace,
             port=port,
-            command=command_from(self.command.template, values),
             kubeconfig=kubeconfig,
-            log=folder / f"{pod.identity}.log",
-            node=pod.node,
-            variables=self.command.variables,
+            ttl=self.ttl,
+            folder=folder,
             fork_server=self.fork_server,
         )
 

@@ -20,8 +20,9 @@ from tests.testbed.processes import start, tail
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from sidecar.lab.placement import Pod
     from tests.bench.forking import ForkServer
 
 PLACEHOLDERS = ("election", "id", "namespace", "port", "kubeconfig", "ttl")
@@ -198,6 +199,37 @@ class Command:
     is_own: bool = False
     """Whether it is this project's own program."""
 
+    def candidate(
+        self,
+        pod: Pod,
+        *,
+        namespace: str,
+        port: int,
+        kubeconfig: Path,
+        ttl: str,
+        folder: Path,
+        fork_server: ForkServer | None = None,
+    ) -> Candidate:
+        """Return what runs in a pod, not started yet; its log is to be in that folder. Raises TemplateError."""
+        values = {
+            "election": pod.election,
+            "id": pod.identity,
+            "namespace": namespace,
+            "port": str(port),
+            "kubeconfig": str(kubeconfig),
+            "ttl": ttl,
+        }
+        return Candidate(
+            identity=pod.identity,
+            port=port,
+            command=command_from(self.template, values),
+            kubeconfig=kubeconfig,
+            log=folder / f"{pod.identity}.log",
+            node=pod.node,
+            variables=self.variables,
+            fork_server=fork_server,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Election:
@@ -246,6 +278,14 @@ class Election:
         leader.await_end()
         leader.start()
         return elapsed
+
+
+def elections_of(pods: Iterable[Pod], candidates: Mapping[str, Candidate]) -> dict[str, Election]:
+    """Return the elections that pods take part in, by name; `candidates` has what runs in each, by identity."""
+    members: dict[str, list[Candidate]] = {}
+    for pod in pods:
+        members.setdefault(pod.election, []).append(candidates[pod.identity])
+    return {name: Election(name=name, candidates=some) for name, some in members.items()}
 
 
 def command_from(template: str, values: dict[str, str]) -> list[str]:

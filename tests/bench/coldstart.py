@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sidecar.lab.placement import spread
+from sidecar.lab.optimum import Contest, is_balanced
+from sidecar.lab.placement import candidates_per_node, spread
 from tests.bench.candidates import CandidateError
 from tests.bench.holdings import gaps, leader, parse_log
-from tests.bench.outcome import Run, is_balanced, leaders_per_node
+from tests.bench.outcome import Run, leaders_per_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class Seen:
     """All that was seen of a run."""
 
     requests: Sequence[Request]
@@ -85,7 +86,7 @@ def cold_start(bed: Bed, series: Series, *, seed: int, progress: Callable[[str],
         held = _await_agreement(stage)
         requests += bed.server.requests()
         said = [line for one in stage.candidates.values() for line in parse_log(one.identity, one.output())]
-    return _judge(pods, nodes, _Seen(requests=requests, held=held, said=said), seed=seed)
+    return judge(pods, nodes, Seen(requests=requests, held=held, said=said), seed=seed)
 
 
 def _start_spread(pods: Sequence[Pod], stage: Stage, seconds: float, chance: random.Random) -> None:
@@ -189,14 +190,13 @@ def _check(stage: Stage) -> None:
         candidate.check()
 
 
-def _judge(pods: Sequence[Pod], nodes: Sequence[str], seen: _Seen, *, seed: int) -> Run:
+def judge(pods: Sequence[Pod], nodes: Sequence[str], seen: Seen, *, seed: int) -> Run:
+    """Return what a run came to, in the end of which every election has a leader."""
     node = {pod.identity: pod.node for pod in pods}
     election_of = {pod.identity: pod.election for pod in pods}
-    possible: dict[str, set[str]] = {}
-    for pod in pods:
-        possible.setdefault(pod.election, set()).add(pod.node)
-    held = [seen.held[name] for name in possible]
-    leaders = {name: node[some[-1].holder] for name, some in zip(possible, held, strict=True)}
+    contests = {name: Contest(1, tuple(sorted(found))) for name, found in candidates_per_node(pods).items()}
+    held = [seen.held[name] for name in contests]
+    leaders = {name: node[some[-1].holder] for name, some in zip(contests, held, strict=True)}
     first: dict[str, float] = {}
     for request in seen.requests:
         first.setdefault(request.identity, request.at)
@@ -206,12 +206,12 @@ def _judge(pods: Sequence[Pod], nodes: Sequence[str], seen: _Seen, *, seed: int)
     return Run(
         seed=seed,
         leaders=leaders_per_node(leaders, nodes),
-        balanced=is_balanced(leaders, possible),
+        balanced=is_balanced(contests, leaders),
         spread=max(first.values()) - min(first.values()),
         settled=max(0.0, max(changes) - max(first.values())),
         leaders_seen=[sum(one.led_from is not None for one in some) for some in held],
         hand_overs=[len(some) - 1 for some in held],
-        lists=[lists[name] for name in possible],
+        lists=[lists[name] for name in contests],
         gaps=[gap.seconds for gap in without],
         told=sum(gap.told for gap in without),
         requests=dict(Counter(request.verb for request in seen.requests)),

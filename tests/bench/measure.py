@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.lab.placement import spread as spread_over
-from tests.bench.candidates import Candidate, Command, Election, command_from, cpu_seconds
+from tests.bench.candidates import Candidate, Command, Election, cpu_seconds, elections_of
 from tests.bench.figures import Row, count_finished, median_mib, spread, traffic
 from tests.bench.server import AuditedAPIServer
 from tests.testbed.ports import free_ports
@@ -135,28 +135,13 @@ def _elections(command: Command, load: Workload, server: AuditedAPIServer) -> li
     namespace = server.namespace()
     nodes = [f"node-{number}" for number in range(1, load.nodes + 1)]
     pods = spread_over(load.elections, load.replicas, nodes, random.Random(0))  # noqa: S311 - protects nothing
-    members: dict[str, list[Candidate]] = {}
+    candidates = {}
     for pod, port in zip(pods, free_ports(len(pods)), strict=True):
         kubeconfig = server.kubeconfig_for(pod.identity, RULES, namespace=namespace)
-        values = {
-            "election": pod.election,
-            "id": pod.identity,
-            "namespace": namespace,
-            "port": str(port),
-            "kubeconfig": str(kubeconfig),
-            "ttl": load.ttl,
-        }
-        candidate = Candidate(
-            identity=pod.identity,
-            port=port,
-            command=command_from(command.template, values),
-            kubeconfig=kubeconfig,
-            log=server.folder / f"{pod.identity}.log",
-            node=pod.node,
-            variables=command.variables,
+        candidates[pod.identity] = command.candidate(
+            pod, namespace=namespace, port=port, kubeconfig=kubeconfig, ttl=load.ttl, folder=server.folder
         )
-        members.setdefault(pod.election, []).append(candidate)
-    return [Election(name=name, candidates=candidates) for name, candidates in members.items()]
+    return list(elections_of(pods, candidates).values())
 
 
 def _start(

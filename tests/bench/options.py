@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FILE",
-        help="append each run as a line of JSON; runs that it holds already are not repeated",
+        help="append each run as a line of JSON; what it holds of the same program and conditions is not repeated",
     )
     add("--logs", type=Path, metavar="FOLDER", help="keep there the candidates' logs of runs that did not end balanced")
     return parser

@@ -84,7 +84,6 @@ class Summary:
     hand_overs: Range | None
     hand_overs_mean: float | None
     lists: Range | None
-    lists_mean: float | None
     requests: dict[str, float]
     """Of one election in one run, by verb."""
     light: Range | None
@@ -126,7 +125,6 @@ def summary(name: str, runs: Sequence[Run], crashes: Sequence[Crash]) -> Summary
         hand_overs=range_of(moved),
         hand_overs_mean=_mean(moved),
         lists=range_of(listed),
-        lists_mean=_mean(listed),
         requests={verb: count / len(seen) for verb, count in sorted(requests.items())},
         light=range_of([crash.beyond for crash in crashes if not crash.loaded]),
         loaded=range_of([crash.beyond for crash in crashes if crash.loaded]),
@@ -139,28 +137,6 @@ def leaders_per_node(leaders: Mapping[str, str], nodes: Iterable[str]) -> list[i
     """Count the elections led on each node, the most loaded first; `leaders` has the leader's node by election."""
     counted = Counter(leaders.values())
     return sorted((counted[node] for node in nodes), reverse=True)
-
-
-def is_balanced(leaders: Mapping[str, str], candidates: Mapping[str, Collection[str]]) -> bool:
-    """Tell whether leaders are as even as can be; by election, `leaders` has a node, `candidates` all possible ones.
-
-    They are when no chain of moves, each to a node on which the election has a candidate, leads from a node to one
-    with at least two fewer leaders (Harvey et al., Semi-matchings for bipartite graphs and load balancing, 2006).
-    """
-    loads = Counter(leaders.values())
-    nodes = {node for possible in candidates.values() for node in possible}
-    for start in nodes:
-        reached, open_ends = {start}, [start]
-        while open_ends:
-            here = open_ends.pop()
-            for election, node in leaders.items():
-                if node == here:
-                    further = set(candidates[election]) - reached
-                    reached |= further
-                    open_ends += further
-        if any(loads[node] <= loads[start] - 2 for node in reached):
-            return False
-    return True
 
 
 def _mean(values: Sequence[int]) -> float | None:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.lab.placement import Pod
 from tests.bench import report
 from tests.bench.__main__ import main
 from tests.bench.candidates import (
     Candidate,
     CandidateError,
+    Command,
     Election,
     TemplateError,
     command_from,
+    elections_of,
 )
 from tests.bench.figures import (
     Memory,
@@ -341,6 +344,43 @@ def test_goals_that_are_missed(row: Row, many: Row, missed: list[str]) -> None:
     assert len(goals) == len(missed)
     assert all(goal.name.startswith(name) for goal, name in zip(goals, missed, strict=True))
     assert report.goal_lines(goals).count("MISSED") == len(missed)
+
+
+def test_a_candidate_runs_its_command_as_a_pod_would(tmp_path: Path) -> None:
+    """The template is filled for the pod; its process finds the pod's variables and the command's, and has a log."""
+    telling = "import os, sys; print(*sys.argv[1:], *map(os.environ.get, ('POD_NAME', 'NODE_NAME', 'KUBECONFIG', 'V')))"
+    template = f'{sys.executable} -S -c "{telling}" {{election}} {{id}} {{namespace}} {{port}} {{kubeconfig}} {{ttl}}'
+    pods = [Pod("b", "b-0", "n1"), Pod("a", "a-0", "n2"), Pod("b", "b-1", "n3")]
+    command = Command(name="telling", template=template, variables={"V": "7"})
+    candidates = {
+        pod.identity: command.candidate(
+            pod, namespace="ns", port=80, kubeconfig=tmp_path / "config", ttl="9s", folder=tmp_path
+        )
+        for pod in pods
+    }
+
+    elections = elections_of(pods, candidates)
+
+    assert {name: [one.identity for one in election.candidates] for name, election in elections.items()} == {
+        "b": ["b-0", "b-1"],
+        "a": ["a-0"],
+    }
+    last = elections["b"].candidates[1]
+    last.begin()
+    last.await_end()
+    config = str(tmp_path / "config")
+    assert (tmp_path / "b-1.log").read_text().split() == [
+        "b",
+        "b-1",
+        "ns",
+        "80",
+        config,
+        "9s",
+        "b-1",
+        "n3",
+        config,
+        "7",
+    ]
 
 
 def test_a_candidate_that_ends_is_named_with_its_log(candidate: Made) -> None:

@@ -6,23 +6,27 @@ import json
 import signal
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.lab.placement import Pod
 from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION
+from tests.bench import __main__ as bench
 from tests.bench import balance_report, report
 from tests.bench.__main__ import main
+from tests.bench.candidates import CandidateError
+from tests.bench.coldstart import Seen, judge
 from tests.bench.figures import Request
 from tests.bench.forking import UNKNOWN, Forked, ForkServer
 from tests.bench.holdings import Holding, Said, Version, gaps, holdings, leader, parse_log, version_of
-from tests.bench.journal import Journal, JournalError
-from tests.bench.outcome import Crash, Range, Run, is_balanced, leaders_per_node, range_of, summary
+from tests.bench.journal import Journal, JournalError, fingerprint
+from tests.bench.outcome import Crash, Range, Run, leaders_per_node, range_of, summary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-ALL_NODES = frozenset({"a", "b", "c"})
 
 RUN = Run(
     seed=1,
@@ -203,24 +207,29 @@ def test_logs_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leaders", "balanced"),
-    [("aabbc", True), ("aaabb", False), ("aaabc", False), ("aaaaa", False), ("ab", True), ("aa", False), ("", True)],
+    ("placed", "led", "leaders", "balanced"),
+    [
+        (["abc"] * 5, "aabbc", [2, 2, 1], True),
+        (["abc"] * 5, "aaabb", [3, 2, 0], False),
+        (["a", "a", "b"], "aab", [2, 1, 0], True),
+        (["ab", "ab", "bc"], "aab", [2, 1, 0], False),
+        (["ab", "ab", "bc"], "abc", [1, 1, 1], True),
+    ],
 )
-def test_leaders_are_balanced_when_no_node_has_two_more(leaders: str, *, balanced: bool) -> None:
-    """With candidates everywhere, no node may have two leaders more than another, one without any included."""
-    led = {f"app-{number}": node for number, node in enumerate(leaders)}
-
-    assert is_balanced(led, dict.fromkeys(led or {"app-0"}, ALL_NODES)) == balanced
-
-
-def test_balance_is_judged_by_what_the_placement_allows() -> None:
+def test_balance_is_judged_by_what_the_placement_allows(
+    placed: list[str], led: str, leaders: list[int], *, balanced: bool
+) -> None:
     """What cannot be moved is balanced where it is; what a chain of moves could better, is not."""
-    bound = {"one": {"a"}, "two": {"a"}, "three": {"b"}}
-    chained = {"one": {"a", "b"}, "two": {"a", "b"}, "three": {"b", "c"}}
+    pods = [Pod(f"e{place}", f"e{place}-{node}", node) for place, nodes in enumerate(placed) for node in nodes]
+    held = {
+        f"e{place}": [Holding(holder=f"e{place}-{node}", led_from=2.0, renewed=2.0)] for place, node in enumerate(led)
+    }
+    requests = [request(1.0, pod.identity, "list") for pod in pods]
 
-    assert is_balanced({"one": "a", "two": "a", "three": "b"}, bound)
-    assert not is_balanced({"one": "a", "two": "a", "three": "b"}, chained)
-    assert is_balanced({"one": "a", "two": "b", "three": "c"}, chained)
+    run = judge(pods, ["a", "b", "c"], Seen(requests=requests, held=held, said=[]), seed=4)
+
+    assert (run.leaders, run.balanced) == (leaders, balanced)
+    assert run.lists == [len(nodes) for nodes in placed]
 
 
 def test_leaders_are_counted_on_every_node() -> None:
@@ -257,7 +266,7 @@ def test_no_runs_are_summarised() -> None:
     """Where there were only crashes, only these are told, and compared with goals."""
     found = summary("ours", [], CRASHES)
 
-    assert (found.runs, found.leaders, found.gap, found.lists_mean, found.requests) == (0, [], None, None, {})
+    assert (found.runs, found.leaders, found.gap, found.lists, found.requests) == (0, [], None, None, {})
     assert [goal.measured for goal in balance_report.compare_with_goals(found)] == ["0.5 s", "2.5 s"]
     assert balance_report.cells([found])[1] == ["leaders killed, heir on the least loaded node", "1"]
 
@@ -312,6 +321,7 @@ def test_the_document_has_every_run() -> None:
         ([RUN], [replace(CRASHES[0], beyond=0.51), CRASHES[1]], ["crash, heir on the least"]),
         ([RUN], [CRASHES[0], replace(CRASHES[1], beyond=2.51)], ["crash, heir on the most"]),
         ([RUN], [], []),
+        ([RUN, replace(UNBALANCED, balanced=True)], [], []),
     ],
 )
 def test_goals_of_cold_starts(runs: list[Run], crashes: list[Crash], missed: list[str]) -> None:
@@ -323,6 +333,24 @@ def test_goals_of_cold_starts(runs: list[Run], crashes: list[Crash], missed: lis
     ]
     assert len([goal for goal in goals if not goal.met]) == len(missed)
     assert len(goals) == (8 if crashes else 6)
+
+
+def test_without_a_hand_over_none_is_judged() -> None:
+    """Goals of hand-overs are left out when there was none, which is said; they are judged again with the first one."""
+    quiet = replace(UNBALANCED, balanced=True)
+
+    found = summary("ours", [quiet], [])
+    goals = balance_report.compare_with_goals(found)
+
+    assert [goal for goal in goals if not goal.met or "without a leader" in goal.name] == []
+    assert len(goals) == 4
+    assert balance_report.not_judged(found) == "no leader changed: the time without a leader is not judged"
+    assert ["changes of a leader in all", "0"] in balance_report.cells([found])
+    moved = summary("ours", [quiet, RUN], [])
+    assert balance_report.not_judged(moved) == ""
+    assert len(balance_report.compare_with_goals(moved)) == 6
+    for runs in ([], [Run(seed=1, problem="nobody leads")]):
+        assert balance_report.not_judged(summary("ours", runs, CRASHES)) == ""
 
 
 # -- The journal --
@@ -338,6 +366,33 @@ def test_a_journal_returns_the_runs_of_its_conditions(tmp_path: Path) -> None:
 
     assert Journal(path, {"starts": "1"}).runs() == {1: replace(RUN, settled=3.0), 2: UNBALANCED}
     assert Journal(tmp_path / "none", {}).runs() == {}
+
+
+def test_a_journal_does_not_know_a_run_that_failed(tmp_path: Path) -> None:
+    """A run in which something went wrong is to be repeated; once it went well, it is known."""
+    journal = Journal(tmp_path / "runs.jsonl", {})
+    journal.append(Run(seed=1, problem="nobody leads"))
+    journal.append(UNBALANCED)
+
+    assert journal.runs() == {2: UNBALANCED}
+    journal.append(RUN)
+    assert journal.runs() == {1: RUN, 2: UNBALANCED}
+
+
+def test_a_program_is_known_by_its_modules(tmp_path: Path) -> None:
+    """A changed module is another program, and so is a renamed one; what is no module makes no difference."""
+    module = tmp_path / "one.py"
+    module.write_text("x = 1")
+    prints = [fingerprint(tmp_path)]
+    (tmp_path / "notes.txt").write_text("x = 1")
+    prints.append(fingerprint(tmp_path))
+    module.write_text("x = 2")
+    prints.append(fingerprint(tmp_path))
+    module.rename(tmp_path / "two.py")
+    prints.append(fingerprint(tmp_path))
+
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 @pytest.mark.parametrize("line", ["", "[]", '{"run": {"seed": 1}}', '{"conditions": {}, "run": {"seed": 1, "x": 2}}'])
@@ -381,6 +436,76 @@ def test_a_wrong_call_for_cold_starts_is_refused(
 
     assert status == 2
     assert problem in capsys.readouterr().err
+
+
+# -- A series --
+
+
+class Lab:
+    """Stands for the API server and the processes: tells which seeds were carried out, and how each one went."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.carried_out: list[int] = []
+        self.failing: set[int] = set()
+        monkeypatch.setattr(bench, "_bed", lambda *_, **__: SimpleNamespace(command=SimpleNamespace(name="ours")))
+        monkeypatch.setattr(bench, "cold_start", self.cold_start)
+
+    def cold_start(self, *_: object, seed: int, **__: object) -> Run:
+        """Return a balanced run without a hand-over, or raise."""
+        self.carried_out.append(seed)
+        if seed in self.failing:
+            raise CandidateError("nobody leads")
+        return replace(UNBALANCED, seed=seed, balanced=True)
+
+    def series(self, *arguments: str) -> tuple[int, list[int]]:
+        """Return the status of a series of three runs, and which of them were carried out."""
+        self.carried_out = []
+        return main(["--balance=5x5x3", "--runs=3", *arguments]), self.carried_out
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """Carry out no run in earnest; the handler that the program installs goes with it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield Lab(monkeypatch)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_good_series_without_a_hand_over_passes(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is missed where no leader changed, and that none did is said below the goals."""
+    assert lab.series("--check") == (0, [1, 2, 3])
+
+    out = capsys.readouterr().out
+    assert "MISSED" not in out
+    assert out.endswith("\n\nno leader changed: the time without a leader is not judged\n")
+    lab.series()
+    assert "not judged" not in capsys.readouterr().out
+
+
+def test_a_series_goes_on_with_what_is_missing(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that failed, and those that are not there, are carried out; then there is nothing to do any more."""
+    out = f"--out={tmp_path / 'runs.jsonl'}"
+    lab.failing = {2}
+
+    assert lab.series(out) == (1, [1, 2, 3])
+    assert "seed 2: nobody leads" in capsys.readouterr().err
+    lab.failing = set()
+    assert lab.series(out) == (0, [2])
+    assert lab.series(out) == (0, [])
+    assert lab.series(out, "--runs=4") == (0, [4])
+
+
+def test_runs_of_another_version_are_not_reused(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When this program's modules have changed, all of its runs are carried out again; another program's are not."""
+    out = f"--out={tmp_path / 'runs.jsonl'}"
+    for arguments in ([], ["--command=other"]):
+        assert lab.series(out, *arguments) == (0, [1, 2, 3])
+        assert lab.series(out, *arguments) == (0, [])
+
+    monkeypatch.setattr(bench, "fingerprint", lambda _: "changed")
+
+    assert lab.series(out) == (0, [1, 2, 3])
+    assert lab.series(out, "--command=other") == (0, [])
 
 
 # -- Forked processes --
