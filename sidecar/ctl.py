@@ -10,11 +10,13 @@ import re
 import secrets
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sidecar import duration, settings
+from sidecar.lab.scenario import LATE, POLICIES, RANDOM, RESTRICTED, SPREAD, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +34,47 @@ LARGEST_SEED = 2**32 - 1
 MOST_SIMULATED = 10_000
 """Candidates of a simulation: each takes some 50 kB."""
 
-POLICIES = ("stock", "backoff", "full")
-
 LONGEST_WAY = 300.0
-"""Milliseconds of one way of a simulated request: two of them stay within the shortest ttl's time-out of a request."""
+"""Milliseconds of one way of a simulated request; with a short ttl requests are given up before that."""
 
 
 def main() -> None:
     """Run one command; exit 0, 1 when it failed, 2 when it was called wrongly, 130 on Ctrl-C."""
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """Run one command and return its exit status; whatever becomes of its output is told here, in a line."""
+    # Without these two there would be nothing to print on, and the first file opened would be printed into.
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the program runs
+    if sys.stdout is None:
+        return _failed("standard output is closed")
+    try:
+        try:
+            arguments = _parser().parse_args()
+            status: int = arguments.run(arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has read enough.
+        _drop_output()
+        return FAILED
+    except OSError as error:
+        _drop_output()
+        return _failed(str(error))
+    return status
+
+
+def _drop_output() -> None:
+    """Let nothing that is still buffered be written when the interpreter ends: it would fail once more."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="electionctl", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo = commands.add_parser(
@@ -79,11 +114,7 @@ def main() -> None:
     leaders.add_argument("--watch", "-w", action="store_true", help="go on, and show what changes, until Ctrl-C")
     leaders.add_argument("--json", action="store_true", help="print JSON; with --watch an object a line")
     leaders.set_defaults(run=_leaders)
-    arguments = parser.parse_args()
-    try:
-        sys.exit(arguments.run(arguments))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,9 +143,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=secrets.randbelow(LARGEST_SEED + 1) if arguments.seed is None else arguments.seed,
         ttl=arguments.ttl,
     )
-    # However it is told to end, what it started ends as well. In the background of a script SIGINT would be ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    _end_as_interrupted()
     try:
         with terminal.reporting(quiet=arguments.json) as report:
             figures = asyncio.run(demo.run(report, experiment))
@@ -123,6 +152,15 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(figures), indent=2) + "\n")
     return OK
+
+
+def _end_as_interrupted() -> None:
+    """However the command is told to end, let it do so as on Ctrl-C, which ends the processes that it started."""
+    # In the background of a script SIGINT would be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _leaders(arguments: argparse.Namespace) -> int:
@@ -142,10 +180,6 @@ def _leaders(arguments: argparse.Namespace) -> int:
         )
     except leaders.LeadersError as error:
         return _failed(str(error))
-    except BrokenPipeError:
-        # Whoever read has read enough. What is still buffered must not be written when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     return OK
 
 
@@ -163,75 +197,109 @@ def _option(option: settings.Option[str]) -> Callable[[str], str]:
 
 def _describe_simulate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--apps", type=_from_to(1, 1000), default=5, help="applications, an election each (default: %(default)s)")
-    add("--replicas", type=_from_to(1, 100), default=5, help="candidates of each (default: %(default)s)")
-    add("--nodes", type=_from_to(1, 1000), default=3, help="nodes (default: %(default)s)")
+    add("--apps", type=_from_to(1, 1000), help="applications, an election each (default: %(default)s)")
+    add("--replicas", type=_from_to(1, 100), help="candidates of each (default: %(default)s)")
+    add("--nodes", type=_from_to(1, 1000), help="nodes (default: %(default)s)")
     add("--trials", type=_from_to(1, 100_000), default=100, help="trials of each policy (default: %(default)s)")
     add(
         "--policy",
         type=_policies,
         default=",".join(POLICIES),
         metavar="POLICY,...",
-        help="stock: blind to nodes; backoff: bids from loaded nodes held back; full: that, and hand-over "
-        "(default: %(default)s)",
+        help="stock: this program, blind to nodes, so that who leads is as with the stock image, but requests are not; "
+        "backoff: bids from loaded nodes held back; full: that, and hand-over (default: %(default)s)",
     )
-    add("--seed", type=_from_to(0, LARGEST_SEED), default=0, help="of the first trial; the next one's is one more")
+    add(
+        "--seed",
+        type=_from_to(0, LARGEST_SEED),
+        default=0,
+        help="of the first trial; the next one's is one more (default: %(default)s)",
+    )
     add("--workers", type=_from_to(1, 256), default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     where = parser.add_argument_group("where candidates run")
     where.add_argument(
         "--placement",
         type=_placement,
-        default="spread",
-        metavar="spread|random|restricted:K",
+        metavar=f"{SPREAD}|{RANDOM}|{RESTRICTED}:K",
         help="as the scheduler spreads pods; on any node; on K nodes drawn for each application (default: %(default)s)",
     )
-    where.add_argument("--weights", type=_weights, default="1", metavar="WEIGHT,...", help="drawn for each election")
+    where.add_argument(
+        "--weights",
+        type=_weights,
+        metavar="WEIGHT,...",
+        help="what the weight of each election is drawn from (default: %(default)s)",
+    )
     starts = parser.add_argument_group("when candidates start")
-    starts.add_argument("--starts", type=_seconds, default="1", metavar="SECONDS", help="spread over (default: 1)")
+    starts.add_argument(
+        "--starts", type=_seconds, metavar="SECONDS", help="each at any time within so long (default: %(default)s)"
+    )
     kinds = starts.add_mutually_exclusive_group()
     kinds.add_argument("--ordered", action="store_true", help="each pod after the one before it, as in a StatefulSet")
-    kinds.add_argument("--stragglers", type=_share, default="0", metavar="SHARE", help="part that starts much later")
+    kinds.add_argument(
+        "--stragglers",
+        type=_share,
+        metavar="SHARE",
+        help=f"the part, 0 to 1, that starts {LATE[0]:g} to {LATE[1]:g} s later still (default: %(default)s)",
+    )
     kinds.add_argument("--mixed-starts", action="store_true", help="any of these kinds, drawn for each trial")
     after = parser.add_argument_group("what happens after that, in this order")
     after.add_argument("--late-node", action="store_true", help="one node's candidates start when the others settled")
     after.add_argument("--rolling-restart", action="store_true", help="every candidate is replaced in turn")
     after.add_argument("--node-loss", action="store_true", help="all candidates of one node are killed at once")
     after.add_argument("--node-return", action="store_true", help="they are replaced there later (implies --node-loss)")
+    after.add_argument("--quiet", type=_seconds, metavar="SECONDS", help="nothing, for so long (default: %(default)s)")
     after.add_argument(
         "--settle",
         type=_seconds,
-        default="4",
         metavar="SECONDS",
-        help="without a change, after which each of these has settled and the next one happens (default: 4)",
+        help="go on to the next of these, or end, when nothing has changed for so long (default: %(default)s)",
     )
-    after.add_argument("--quiet", type=_seconds, default="0", metavar="SECONDS", help="look on while nothing happens")
-    add("--latency", type=_latency, default="1,20", metavar="MIN,MAX", help="of each way, in ms (default: %(default)s)")
-    add("--ttl", type=_whole_ttl, default="10s", help="lease duration (default: %(default)s)")
+    add("--latency", type=_latency, metavar="MIN,MAX", help="of each way, in ms (default: %(default)s)")
+    add("--ttl", type=_whole_ttl, help="lease duration (default: %(default)s)")
     add("--json", action="store_true", help="print the figures as JSON, and nothing else")
     add("--plot", type=_picture, metavar="FILE", help="draw the figures into a .png or .svg file")
-    parser.set_defaults(run=_simulate)
+    usual = {option.removeprefix("--"): value for option, value in Scenario().options.items()}
+    parser.set_defaults(run=_simulate, **usual)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    kind, few = arguments.placement
-    if few > arguments.nodes:
-        return _misused(f"--placement {kind}:{few} needs at least --nodes {few}")
-    if arguments.nodes == 1 and (arguments.late_node or arguments.node_loss or arguments.node_return):
-        return _misused("--late-node, --node-loss and --node-return need at least --nodes 2")
-    if arguments.apps * arguments.replicas > MOST_SIMULATED:
-        return _misused(
-            f"--apps {arguments.apps} --replicas {arguments.replicas} makes more than {MOST_SIMULATED} candidates"
-        )
+    scenario = _scenario(arguments)
+    if contradiction := _contradiction(scenario):
+        return _misused(contradiction)
+    if arguments.seed + arguments.trials - 1 > LARGEST_SEED:
+        return _misused(f"--seed {arguments.seed} --trials {arguments.trials} needs seeds above {LARGEST_SEED}")
     try:
-        from sidecar.lab import simulate  # noqa: PLC0415 - the lab's dependencies are an extra
-        from sidecar.lab.scenario import Scenario  # noqa: PLC0415 - the same
+        from sidecar.lab import simulate, table  # noqa: PLC0415 - the lab's dependencies are an extra
 
         if arguments.plot:
             from sidecar.lab import plot  # noqa: PLC0415 - the same
     except ModuleNotFoundError as error:
         extra = "plot" if error.name == "matplotlib" else "lab"
         return _failed(f"{error.name} is not installed; install leader-elector[{extra}]")
-    scenario = Scenario(
+    _end_as_interrupted()
+    try:
+        result = simulate.run(
+            scenario, arguments.policy, trials=arguments.trials, seed=arguments.seed, workers=arguments.workers
+        )
+    except simulate.TrialError as error:
+        return _failed(str(error))
+    if arguments.json:
+        sys.stdout.write(json.dumps(result.as_json(), indent=2) + "\n")
+    else:
+        table.show(result)
+    if arguments.plot:
+        # What was worked out is not to be lost when it cannot be drawn.
+        sys.stdout.flush()
+        try:
+            plot.draw(result, arguments.plot)
+        except OSError as error:
+            return _failed(f"--plot {arguments.plot}: {error.strerror or error}")
+    return OK
+
+
+def _scenario(arguments: argparse.Namespace) -> Scenario:
+    kind, few = arguments.placement
+    return Scenario(
         apps=arguments.apps,
         replicas=arguments.replicas,
         nodes=arguments.nodes,
@@ -251,21 +319,23 @@ def _simulate(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         ttl=arguments.ttl,
     )
-    try:
-        result = simulate.run(
-            scenario, arguments.policy, trials=arguments.trials, seed=arguments.seed, workers=arguments.workers
+
+
+def _contradiction(asked: Scenario) -> str:
+    """Say which of the options do not go together; `""` when all do."""
+    if asked.restricted_to > asked.nodes:
+        return f"--placement {RESTRICTED}:{asked.restricted_to} needs at least --nodes {asked.restricted_to}"
+    if asked.nodes == 1 and (asked.late_node or asked.node_loss or asked.node_return):
+        return "--late-node, --node-loss and --node-return need at least --nodes 2"
+    if asked.apps * asked.replicas > MOST_SIMULATED:
+        return f"--apps {asked.apps} --replicas {asked.replicas} makes more than {MOST_SIMULATED} candidates"
+    there_and_back, timeout = 2000 * asked.latency[1], 1000 * asked.request_timeout
+    if there_and_back >= timeout:
+        return (
+            f"--latency {asked.options['--latency']} takes up to {there_and_back:g} ms there and back; "
+            f"with --ttl {asked.ttl}s a request is given up after {timeout:.0f} ms"
         )
-        if arguments.plot:
-            plot.draw(result, arguments.plot)
-    except simulate.TrialError as error:
-        return _failed(str(error))
-    except OSError as error:
-        return _failed(f"--plot: {error}")
-    if arguments.json:
-        sys.stdout.write(json.dumps(result.as_json(), indent=2) + "\n")
-    else:
-        simulate.show(result)
-    return OK
+    return ""
 
 
 def _policies(text: str) -> tuple[str, ...]:
@@ -280,12 +350,12 @@ def _policies(text: str) -> tuple[str, ...]:
 
 def _placement(text: str) -> tuple[str, int]:
     """Return the kind, and to how many nodes it is restricted."""
-    if text in {"spread", "random"}:
+    if text in {SPREAD, RANDOM}:
         return text, 0
-    found = re.fullmatch(r"restricted:([1-9][0-9]{0,3})", text)
+    found = re.fullmatch(rf"{RESTRICTED}:([1-9][0-9]{{0,3}})", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of spread, random, restricted:K with K from 1 on")
-    return "restricted", int(found[1])
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {SPREAD}, {RANDOM}, {RESTRICTED}:K with K from 1 on")
+    return RESTRICTED, int(found[1])
 
 
 def _weights(text: str) -> tuple[int, ...]:
@@ -331,6 +401,10 @@ def _picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} ends neither in .png nor in .svg")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: no permission to write there")
     return path
 
 

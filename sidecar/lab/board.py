@@ -5,7 +5,6 @@ Holders call themselves what they like, so what others wrote is made printable b
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -15,18 +14,19 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sidecar.lab.output import PIPE_COLUMNS, output_console
 from sidecar.lab.standings import HANDING_OVER, RAN_OUT, REMOVED, UNREADABLE, VACANT, by_group, loads, time_of
 from sidecar.record import CHECKING, LEADING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from sidecar.lab.standings import Change, Key, Load, Observed, Standing
 
@@ -41,9 +41,6 @@ REDRAW_SECONDS = 0.2
 
 REMARKS = 3
 """That are kept in sight."""
-
-PIPE_COLUMNS = 10_000
-"""Where there is no terminal that a line must fit."""
 
 _CAVEAT = (
     "FOR and RENEWED are by the times in the records and the clock of this machine. "
@@ -286,7 +283,7 @@ def show(standings: Sequence[Standing], remarks: Iterable[str], *, scope: str, e
     if as_json:
         sys.stdout.write(json.dumps(document(standings, now=now), indent=2) + "\n")
     else:
-        console = _console()
+        console = output_console()
         with console.capture() as drawn:
             console.print(picture(standings, console=console, scope=scope, now=now, everywhere=everywhere))
             if any(one.holder for one in standings):
@@ -301,7 +298,7 @@ def show(standings: Sequence[Standing], remarks: Iterable[str], *, scope: str, e
 @contextmanager
 def looking_on(observed: Observed, *, scope: str, everywhere: bool, as_json: bool) -> Iterator[Lines | LiveTable]:
     """Show what changes as long as the block runs: in a table on a terminal, in lines elsewhere, or as JSON lines."""
-    console = _console()
+    console = output_console()
     if as_json:
         yield Lines(_json_line)
     elif console.is_terminal and not console.is_dumb_terminal:
@@ -388,10 +385,3 @@ def _json_line(change: Change, now: datetime) -> str:
 def _remark(text: str) -> None:
     sys.stderr.write(f"electionctl: {printable(text)}\n")
     sys.stderr.flush()
-
-
-def _console() -> Console:
-    """Return a console that cuts nothing in a pipe, and shows in some way whatever somebody has called itself."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)

@@ -10,10 +10,12 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from sidecar.lab import placement
-from sidecar.lab.network import LATENCY
 
 if TYPE_CHECKING:
     from sidecar.lab.placement import Pod
+
+POLICIES = STOCK, BACKOFF, FULL = "stock", "backoff", "full"
+"""Policies: blind to nodes; bids from loaded nodes held back; that, and hand-over."""
 
 SPREAD, RANDOM, RESTRICTED = "spread", "random", "restricted"
 """Placements: as the scheduler spreads pods; on any node; spread over a few nodes for each application."""
@@ -67,7 +69,7 @@ class Scenario:
     """How long nothing may change, once every election has its leader, until what has happened counts as settled."""
     quiet: float = 0.0
     """How long to look on after everything has settled."""
-    latency: tuple[float, float] = LATENCY
+    latency: tuple[float, float] = (0.001, 0.02)
     """The time of each way between a candidate and the API server, drawn from this range."""
     weights: tuple[int, ...] = (1,)
     """What the weight of each election is drawn from."""
@@ -86,6 +88,63 @@ class Scenario:
             QUIET: self.quiet > 0,
         }
         return tuple(phase for phase, is_wanted in wanted.items() if is_wanted)
+
+    @property
+    def renew_deadline(self) -> float:
+        """How long a leader tries to renew before it steps down."""
+        return self.ttl * 2 / 3
+
+    @property
+    def retry_period(self) -> float:
+        """The time from one renewal to the next."""
+        return self.ttl / 4
+
+    @property
+    def request_timeout(self) -> float:
+        """How long an answer is waited for: two requests fit between a renewal that is due and the deadline."""
+        return (self.renew_deadline - self.retry_period) / 2
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether loads are sums of weights, and not numbers of leaders."""
+        return set(self.weights) != {1}
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of `electionctl simulate` that ask for this, with their values; that of a switch is `""`."""
+        switches = {
+            "--ordered": self.ordered,
+            "--mixed-starts": self.mixed_starts,
+            "--late-node": self.late_node,
+            "--rolling-restart": self.rolling_restart,
+            "--node-loss": self.node_loss,
+            "--node-return": self.node_return,
+        }
+        return {
+            "--apps": str(self.apps),
+            "--replicas": str(self.replicas),
+            "--nodes": str(self.nodes),
+            "--placement": self.placement + (f":{self.restricted_to}" if self.placement == RESTRICTED else ""),
+            "--weights": ",".join(map(str, self.weights)),
+            "--starts": _decimal(self.starts),
+            "--stragglers": _decimal(self.stragglers),
+            **{switch: "" for switch, is_on in switches.items() if is_on},
+            "--settle": _decimal(self.settle),
+            "--quiet": _decimal(self.quiet),
+            "--latency": ",".join(_decimal(way * 1000) for way in self.latency),
+            "--ttl": f"{self.ttl}s",
+        }
+
+    @property
+    def asked_for(self) -> str:
+        """Those of the options that are not what they are by default, as they are typed; `""` when all of them are."""
+        usual = Scenario().options
+        return " ".join(f"{name} {value}".rstrip() for name, value in self.options.items() if usual.get(name) != value)
+
+
+def _decimal(number: float) -> str:
+    """Return it as the command line takes it: with nine decimals at most, and no exponent."""
+    return f"{number:.9f}".rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)

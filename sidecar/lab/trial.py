@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
     from sidecar.lab.placement import Pod
     from sidecar.lab.scenario import Cast, Scenario
 
-POLICIES: Final[dict[str, Balance | None]] = {
-    "stock": None,
-    "backoff": Balance(rebalance=False),
-    "full": Balance(),
+_BALANCES: Final[dict[str, Balance | None]] = {
+    scenario.STOCK: None,
+    scenario.BACKOFF: Balance(rebalance=False),
+    scenario.FULL: Balance(),
 }
-"""Policies by name: blind to nodes; bids from loaded nodes held back; that, and hand-over."""
 
 LIMIT: Final = 60.0
 """Seconds from the end of the disturbance until everything has to have settled."""
@@ -60,8 +60,8 @@ class Outcome:
     loads: tuple[int, ...]
     """The heaviest first; of every node that has candidates."""
     balanced: bool
-    distance: int
-    """By how much the sum of the squared loads is above the optimum's."""
+    distance: int | None
+    """By how much the sum of the squared loads is above the optimum's; `None` while an election has no leader."""
     leaderless: int
     """Elections that have candidates and no leader."""
     led_after: float
@@ -78,6 +78,8 @@ class Outcome:
     """By verb."""
     lists: dict[str, int]
     """LIST requests by election."""
+    counted_for: float
+    """From the beginning of the phase to its end: how long all of this was counted."""
 
     @property
     def spread(self) -> int:
@@ -137,13 +139,14 @@ class _Stage:
         self._loop = loop
         self._asked = asked
         self._cast = cast
-        self._balance = POLICIES[policy]
+        self._balance = _BALANCES[policy]
         self._random = Random(cast.seed)  # noqa: S311 - plays, protects nothing
         self._store = Store(now=lambda: datetime.fromtimestamp(EPOCH + loop.time(), UTC), random=self._random)
         self._commits = self._store.watch(ENDPOINTS, wake=self._see_commits)
         self._claims: dict[str, str | None] = {}
+        # Only what tells of a defect, and not on standard output, where the figures go.
         self._log = structlog.wrap_logger(
-            None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+            structlog.PrintLogger(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
         ).bind()
         self._running: dict[str, dict[str, _Process]] = defaultdict(dict)
         """By election and identity."""
@@ -170,6 +173,7 @@ class _Stage:
         self._handovers.clear()
         self._restless = 0
         self._requests.clear()
+        began = self._loop.time()
         await self._disturb(phase)
         ended = self._loop.time()
         led_at = 0.0 if self._complete_at is not None else math.inf
@@ -189,7 +193,12 @@ class _Stage:
                 if until < limit:
                     settled_at = self._changed_at
                     break
-        return self._outcome(phase, max(led_at - ended, 0.0), max(settled_at - ended, 0.0))
+        return self._outcome(
+            phase,
+            led_after=max(led_at - ended, 0.0),
+            settled_after=max(settled_at - ended, 0.0),
+            counted_for=self._loop.time() - began,
+        )
 
     async def _disturb(self, phase: str) -> None:
         match phase:
@@ -254,25 +263,26 @@ class _Stage:
     def _start(self, pod: Pod) -> _Process:
         self._generations[pod.identity] += 1
         name = f"{pod.identity}#{self._generations[pod.identity]}"
-        network = Network(latency=self._asked.latency)
-        ttl = self._asked.ttl
+        asked = self._asked
+        network = Network(latency=asked.latency)
         candidacy = Candidacy(
             identity=pod.identity,
             pod_uid=name,
             node=pod.node,
-            lease_seconds=ttl,
-            renew_deadline=ttl * 2 / 3,
-            retry_period=ttl / 4,
+            lease_seconds=asked.ttl,
+            renew_deadline=asked.renew_deadline,
+            retry_period=asked.retry_period,
             weight=self._cast.weights[pod.election],
             balance=self._balance,
         )
-        timeout = (candidacy.renew_deadline - candidacy.retry_period) / 2
         counted = self._requests
 
         def sent(request: Request) -> None:
             counted[pod.election][request.verb] += 1
 
-        client = LabClient(self._store, network, random=self._random, timeout=timeout, sender=name, sent=sent)
+        client = LabClient(
+            self._store, network, random=self._random, timeout=asked.request_timeout, sender=name, sent=sent
+        )
         clock = VirtualClock()
         group = None
         if self._balance is not None:
@@ -285,7 +295,7 @@ class _Stage:
             group=group,
             clock=clock,
             random=Random(self._random.getrandbits(64)),  # noqa: S311 - plays, protects nothing
-            request_timeout=timeout,
+            request_timeout=asked.request_timeout,
             log=self._log,
         )
         process = _Process(name, pod, candidate, network)
@@ -390,7 +400,7 @@ class _Stage:
     def _assignment(self) -> dict[str, str]:
         return {election: process.pod.node for election, process in self._leaders.items()}
 
-    def _outcome(self, phase: str, led_after: float, settled_after: float) -> Outcome:
+    def _outcome(self, phase: str, *, led_after: float, settled_after: float, counted_for: float) -> Outcome:
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 task.result()
@@ -406,7 +416,7 @@ class _Stage:
             phase=phase,
             loads=tuple(sorted(loads.values(), reverse=True)),
             balanced=complete and optimum.is_balanced(contests, assignment),
-            distance=optimum.cost(loads.values()) - optimum.least_cost(contests, assignment),
+            distance=optimum.cost(loads.values()) - optimum.least_cost(contests, assignment) if complete else None,
             leaderless=len(contests) - len(assignment),
             led_after=led_after,
             settled_after=settled_after,
@@ -415,6 +425,7 @@ class _Stage:
             restless=self._restless,
             requests=dict(sorted(requests.items())),
             lists={election: self._requests[election]["list"] for election in contests},
+            counted_for=counted_for,
         )
 
 

@@ -395,6 +395,28 @@ async def test_a_reader_that_has_read_enough(embedded: EmbeddedForTests, locks: 
         await program.wait()
 
 
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [(">&-", "standard output is closed"), (">/dev/full", "[Errno 28] No space left on device")],
+    ids=["closed", "full"],
+)
+@pytest.mark.parametrize("arguments", [("-A",), ("-A", "--json"), ("-A", "--watch")], ids=" ".join)
+async def test_nowhere_to_print_to(
+    embedded: EmbeddedForTests, locks: Locks, arguments: tuple[str, ...], output: str, told: str
+) -> None:
+    """Where nothing can be printed, one line says so; status 1, also with `--watch`."""
+    locks.lead("cart", "cart-0", "n1")
+    program = await asyncio.create_subprocess_exec(
+        "sh",
+        *("-c", f'exec "$0" "$@" {output}', str(ELECTIONCTL), "leaders", *arguments),
+        env=environment(embedded.admin_kubeconfig.parent, {"KUBECONFIG": str(embedded.admin_kubeconfig)}),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, errors = await program.communicate()
+    assert (program.returncode, errors.decode()) == (1, f"electionctl: {told}\n")
+
+
 class Terminal:
     """The other side of a terminal of 120 columns and 40 lines."""
 

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidecar import ctl, lab
-from sidecar.lab import simulate, trial
+from sidecar.lab import simulate, table, trial
 from sidecar.lab.chance import chance
+from sidecar.lab.figures import SEEDS_SHOWN, Range
 from sidecar.lab.placement import candidates_per_node
 from sidecar.lab.scenario import Scenario, draw
-from sidecar.lab.simulate import SEEDS_SHOWN, TrialError
+from sidecar.lab.simulate import TrialError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CHEAP = ["--apps", "2", "--replicas", "2", "--nodes", "2", "--trials", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Give back what the command takes over."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -115,15 +129,90 @@ def test_policies_stand_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_the_table_says_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --json a table for each phase, with a column for each policy; in a pipe no progress and no colours."""
-    monkeypatch.setenv("COLUMNS", "120")
+    """Without --json a table for each phase, with a column for each policy.
+
+    In a pipe there is no progress, no colours, and nothing is cut or folded.
+    """
+    monkeypatch.setenv("COLUMNS", "40")
     assert called(monkeypatch, *CHEAP, "--node-loss", "--workers", "1") == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "\x1b" not in printed.out
-    for text in ("start: 2 elections", "node loss: 2 elections", "stock", "backoff", "full", "leaders per node"):
+    for text in (
+        "start: 2 elections x 2 candidates on 2 nodes, 3 trials from seed 0; --apps 2 --replicas 2 --nodes 2 --node-l",
+        "node loss: 2 elections",
+        "stock",
+        "backoff",
+        "full",
+        "leaders per node",
+        "sum of squared loads above the least possible",
+        "requests counted for (s of virtual time)",
+        "3 of 3",
+        "stock is this program, blind to nodes",
+    ):
         assert text in printed.out
-    assert "100.00%" in printed.out
+    assert "weight" not in printed.out
+
+
+def test_the_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is too long for 80 columns is folded, and nothing is cut off but from a line that the terminal folds."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert called(monkeypatch, *CHEAP, "--workers", "1") == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.endswith("; --apps 2 --replicas 2 --nodes 2")
+    assert max(map(len, lines)) <= 80
+    first_cells = " ".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert "sum of squared loads above the least possible all led (s after the end of the disturbance)" in first_cells
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("weights", "least"), [("1,4", "best found"), ("4", "least possible")])
+def test_loads_that_are_weights_are_called_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: str, least: str
+) -> None:
+    """A load is no number of leaders then; and with different weights the optimum is only the best that was found."""
+    assert called(monkeypatch, *CHEAP, "--policy", "full", "--weights", weights, "--workers", "1") == 0
+    printed = capsys.readouterr().out
+    assert "load per node (weight)" in printed
+    assert f"sum of squared loads above the {least} " in printed
+    assert "leaders per node" not in printed
+
+
+def test_nearly_all_trials_are_not_all() -> None:
+    """One trial of ten thousand that is not balanced is seen."""
+    result = simulate.run(Scenario(apps=1), ["full"], trials=1, seed=0, workers=1)
+    nearly = replace(result.figures[0], balanced=0.9999)
+    assert replace(result, trials=10_000).balanced(nearly) == "9999 of 10000"
+
+
+def test_without_leaders_there_is_no_balance() -> None:
+    """Of trials with a leaderless election there is no spread, variation or distance; it is said how many they are."""
+    asked = Scenario(apps=3, replicas=2, nodes=2, latency=(3, 3))
+    result = simulate.run(asked, ["stock"], trials=2, seed=0, workers=1)
+    (leaderless,) = result.figures
+    assert (leaderless.leaderless, leaderless.leaderless_trials) == (6, 2)
+    assert (leaderless.spread_max, leaderless.variation) == (None, None)
+    assert leaderless.distance == Range(None, None)
+
+
+def test_the_table_tells_of_leaderless_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    """So it stands in the table, with no figures in their place that would be none."""
+    asked = Scenario(apps=3, replicas=2, nodes=2, latency=(3, 3))
+    table.show(simulate.run(asked, ["stock"], trials=2, seed=0, workers=1))
+    rows = dict(re.findall(r"^│ (.*?) +│ +(.*?) │$", capsys.readouterr().out, re.MULTILINE))
+    assert rows["leaderless elections"] == "6, in trials: 2"
+    assert rows["worst spread"] == rows["coefficient of variation"] == "-"
+    assert rows["sum of squared loads above the least possible"] == "-"
+    assert rows["all led (s after the end of the disturbance)"] == "never"
+
+
+def test_requests_are_counted_for_as_long_as_is_said() -> None:
+    """From the beginning of a phase until nothing has changed for the time to settle."""
+    asked = Scenario(starts=0, settle=7, quiet=20, latency=(0.01, 0.01))
+    start, quiet = simulate.run(asked, ["stock"], trials=1, seed=0, workers=1).figures
+    assert start.counted_for.max == pytest.approx(7.04)
+    assert quiet.counted_for.max == pytest.approx(27)
 
 
 def test_progress_is_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +276,10 @@ def test_every_option_reaches_the_scenario(monkeypatch: pytest.MonkeyPatch, caps
         (["--placement", "restricted:4"], "--placement restricted:4 needs at least --nodes 4"),
         (["--latency", "20,1"], "--latency: 20,1: the first is more than the second"),
         (["--latency", "20"], "--latency: '20' is not MIN,MAX"),
+        (
+            ["--latency", "1,300", "--ttl", "2s"],
+            "--latency 1,300 takes up to 600 ms there and back; with --ttl 2s a re",
+        ),
         (["--latency", "1,9999"], "--latency: '9999' is not a number from 0 to 300"),
         (["--weights", "1,x"], "--weights: 'x' is not a whole number from 1 to 1000"),
         (["--starts", "-1"], "--starts"),
@@ -194,10 +287,12 @@ def test_every_option_reaches_the_scenario(monkeypatch: pytest.MonkeyPatch, caps
         (["--ttl", "2.5s"], "--ttl: 2.5s is not a number of whole seconds"),
         (["--ttl", "1h"], "--ttl: 1h is not between 2 s and 20 s"),
         (["--plot", "figure.pdf"], "--plot: figure.pdf ends neither in .png nor in .svg"),
+        (["--plot", "/dev/full/x.svg"], "--plot: there is no directory /dev/full"),
         (["--plot", "no/such/directory/x.svg"], "--plot: there is no directory no/such/directory"),
         (["--ordered", "--mixed-starts"], "--mixed-starts: not allowed with argument --ordered"),
         (["--nodes", "1", "--node-loss"], "--late-node, --node-loss and --node-return need at least --nodes 2"),
         (["--apps", "1000", "--replicas", "100"], "--apps 1000 --replicas 100 makes more than 10000 candidates"),
+        (["--seed", "4294967295", "--trials", "2"], "--seed 4294967295 --trials 2 needs seeds above 4294967295"),
         (["--bogus"], "unrecognized arguments: --bogus"),
     ],
 )
@@ -221,7 +316,10 @@ def test_two_leaders_fail_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert "electionctl: policy stock, seed 70: " in printed.err
-    assert "both lead; again: --policy stock --seed 70 --trials 1" in printed.err
+    again = "electionctl simulate --apps 2 --replicas 2 --nodes 2 --policy stock --seed 70 --trials 1"
+    assert printed.err.endswith(f"both lead; again: {again}\n")
+    assert called(monkeypatch, *again.split()[2:], "--workers", "1") == 1
+    assert capsys.readouterr().err == printed.err
 
 
 def test_a_failure_in_another_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,13 +369,27 @@ def test_a_plot_needs_its_library(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert called(monkeypatch, *CHEAP, "--workers", "1") == 0
 
 
-def test_a_plot_that_cannot_be_written_is_one_line(
+@pytest.mark.parametrize("trouble", ["directory", "permission"])
+def test_a_plot_that_can_never_be_written_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, trouble: str
+) -> None:
+    """A directory in its place, a place that may not be written to: exit 2 before anything is simulated."""
+    path = tmp_path / "picture.svg"
+    if trouble == "directory":
+        path.mkdir()
+    else:
+        monkeypatch.setattr(os, "access", lambda *_: False)  # a superuser may write everywhere
+    assert called(monkeypatch, "--trials", "100000", "--plot", str(path)) == 2
+    assert re.fullmatch(rf"electionctl simulate: argument --plot: {path}\W.*{trouble}.*\n", capsys.readouterr().err)
+
+
+def test_a_plot_that_fails_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A directory in its place, a full disk: exit 1 and the reason."""
+    """When the disk is full the result has been printed; exit 1 and the reason."""
     path = tmp_path / "picture.svg"
-    path.mkdir()
-    assert called(monkeypatch, *CHEAP, "--plot", str(path), "--workers", "1") == 1
+    path.symlink_to("/dev/full")
+    assert called(monkeypatch, *CHEAP, "--plot", str(path), "--workers", "1", "--json") == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("electionctl: --plot: ")
-    assert printed.err.count("\n") == 1
+    assert json.loads(printed.out)["trials"] == 3
+    assert printed.err == f"electionctl: --plot {path}: No space left on device\n"

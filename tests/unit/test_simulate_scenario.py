@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar import ctl
 from sidecar.lab import scenario
 from sidecar.lab.scenario import LATE, PAUSE, Scenario, draw
 
@@ -122,3 +126,50 @@ def test_phases_follow_from_what_is_asked() -> None:
         scenario.NODE_LOSS,
         scenario.QUIET,
     )
+
+
+def read(typed: str) -> Scenario:
+    """Return what the command line makes of these options."""
+    return ctl._scenario(ctl._parser().parse_args(["simulate", *typed.split()]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "typed"),
+    [
+        (Scenario(), ""),
+        (Scenario(apps=7, weights=(1, 4), node_return=True), "--apps 7 --weights 1,4 --node-return"),
+        (Scenario(placement="restricted", restricted_to=2), "--placement restricted:2"),
+        (
+            Scenario(latency=(0.0001 / 1000, 30.5 / 1000), stragglers=0.3, ttl=12),
+            "--stragglers 0.3 --latency 0.0001,30.5 --ttl 12s",
+        ),
+        (
+            Scenario(mixed_starts=True, starts=0, settle=10, quiet=0.5, late_node=True, node_loss=True),
+            "--starts 0 --mixed-starts --late-node --node-loss --settle 10 --quiet 0.5",
+        ),
+        (Scenario(replicas=3, nodes=9, ordered=True, rolling_restart=True, placement="random"), None),
+    ],
+)
+def test_what_is_asked_for_can_be_typed(asked: Scenario, typed: str | None) -> None:
+    """The options that are not as usual, and those alone, ask for the very same again; so none of them is forgotten."""
+    assert typed is None or asked.asked_for == typed
+    assert read(asked.asked_for) == asked
+
+
+def test_every_field_can_be_asked_for() -> None:
+    """A field that differs from the default shows among the options."""
+    others: dict[str, Any] = {"placement": "random", "latency": (0.0, 0.0), "weights": (2,)}
+    for field in fields(Scenario):
+        if field.name == "restricted_to":
+            continue  # a part of the placement
+        other = others.get(field.name, True if isinstance(field.default, bool) else 1.5)
+        assert Scenario(**{field.name: other}).asked_for, field.name
+
+
+def test_the_command_line_is_there_at_once() -> None:
+    """To read it takes neither the lab's dependencies nor those of the sidecar."""
+    heavy = (
+        "import sys; from sidecar import ctl; ctl._parser(); print({'rich', 'aiohttp', 'structlog'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
