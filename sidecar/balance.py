@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sidecar.record import CHECKING, CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim, Record, parse_claim, parse_record
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 DELAY_CAP = 4
 """Leaders more than on the least loaded node, beyond which a bid holds back no longer."""
 
+NODES = 5_000
+"""Nodes of a group that are counted: as many as a cluster may have (Kubernetes, considerations for large clusters)."""
+
+PLANNED_MOVES = 500
+"""Moves after which a plan is long enough: later ones are planned when these are made. It bounds what a plan costs."""
+
 MOVE_LIMIT = 4
 """Hand-overs of one election between two quiet spells, so that disagreement can never become a storm."""
 
@@ -36,7 +45,7 @@ MOVE_LIMIT = 4
 # -- The census --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LockSeen:
     """One lock object, as a list shows it. `name` is `namespace/election`."""
 
@@ -44,14 +53,14 @@ class LockSeen:
     version: int
     annotations: Mapping[str, str]
 
-    @property
+    @cached_property
     def holder(self) -> str | None:
         """The name in the record, `""` in one that was released; `None` when there is none that can be read."""
         text = self.annotations.get(RECORD_ANNOTATION)
         record = parse_record(text) if text is not None else None
         return record.holder if isinstance(record, Record) else None
 
-    @property
+    @cached_property
     def claim(self) -> Claim | None:
         """The claim, when it is the record's. Stock candidates make none."""
         claim = parse_claim(self.annotations.get(CLAIM_ANNOTATION))
@@ -94,8 +103,22 @@ class Census:
 
 def take_census(seen: Iterable[LockSeen], nodes_of_holders: Mapping[str, str]) -> Census:
     """Count. `nodes_of_holders` has the node of a holder that made no claim, by the name of its lock."""
-    return Census(
-        tuple(sorted((_election(lock, nodes_of_holders) for lock in seen), key=lambda election: election.name))
+    elections = sorted((_election(lock, nodes_of_holders) for lock in seen), key=lambda election: election.name)
+    led = dict.fromkeys(election.node for election in elections if election.node)
+    possible = dict.fromkeys(node for election in elections for node in sorted(election.nodes))
+    if len(nodes := led | possible) > NODES:
+        counted = frozenset(islice(nodes, NODES))
+        elections = [_within(counted, election) for election in elections]
+    return Census(tuple(elections))
+
+
+def _within(nodes: frozenset[str], election: Election) -> Election:
+    is_known = election.node in nodes
+    return replace(
+        election,
+        node=election.node if is_known else "",
+        nodes=election.nodes & nodes,
+        movable=election.movable and is_known,
     )
 
 
@@ -137,27 +160,21 @@ def delay(census: Census, *, election: str, node: str, rivals: frozenset[str], s
 # -- The plan ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What should be led elsewhere. `moves` has the elections that should move now, and to which node.
+def plan(census: Census) -> dict[str, str]:
+    """Return the elections that should move now, and to which node.
 
-    `steps` is how many moves it takes until nothing can be improved any more; some have to wait for others.
-    """
-
-    moves: Mapping[str, str]
-    steps: int
-
-
-def plan(census: Census) -> Plan:
-    """Return the moves that lead to an optimal assignment, and which of them may be made now.
-
-    With weights, an assignment that no single move improves. The moves that may be made now make nothing worse, all of
-    them together or only some: each goes to a node that carries less, whatever becomes of the others.
+    These are moves on the way to an optimal assignment; with different weights, to one that no single move improves. In
+    a large group there may be more to come.
+    They make nothing worse, all of them together or only some: each goes to a node that carries less, whatever becomes
+    of the others. Where nothing moves, nothing can be improved.
     """
     weights = {election.weight for election in census.elections if election.node}
     desk = _Desk(census)
-    steps = desk.balance_by_paths() if len(weights) <= 1 else desk.balance_greedily()
-    return Plan(desk.moves, steps)
+    if len(weights) <= 1:
+        desk.balance_by_paths()
+    else:
+        desk.balance_greedily()
+    return desk.moves
 
 
 _Rank = tuple[int, int, str]
@@ -187,24 +204,31 @@ class _Desk:
                     self._ways[election.node].setdefault(end, []).append(_rank(election))
         self._unit = max((election.weight for election in census.elections if election.node), default=1)
 
-    def balance_by_paths(self) -> int:
-        """Apply shortest cost-reducing paths until none is left; return how many moves that takes."""
-        steps = 0
+    def balance_by_paths(self) -> None:
+        """Apply shortest cost-reducing paths until none is left, or that is enough."""
+        planned = 0
         waiting = set(self._loads)
-        while waiting:
+        by_load = [(-load, node) for node, load in self._loads.items()]
+        heapify(by_load)
+        while by_load and planned < PLANNED_MOVES:
+            load, source = by_load[0]
+            if source not in waiting or load != -self._loads[source]:
+                heappop(by_load)
+                continue
             # What is reached from the heaviest node is at most one leader lighter where no path is left. So neither
             # that node nor any of these can be the source, the middle or the end of one any more.
-            source = min(waiting, key=lambda node: (-self._loads[node], node))
             path, reached = self._shortest_path(source, waiting)
             if not path:
-                waiting -= reached
+                waiting.difference_update(reached)
                 continue
-            steps += len(path)
             # Only the last edge, which lands on the light node, may act: from the end on the path unwinds.
             self._act(*path[-1], least_gain=self._unit)
             for election, end in path:
                 self._move(election, end)
-        return steps
+            planned += len(path)
+            # In the middle of a path one comes and one goes.
+            for node in (source, path[-1][1]):
+                heappush(by_load, (-self._loads[node], node))
 
     def _shortest_path(self, source: str, within: AbstractSet[str]) -> tuple[_Path, AbstractSet[str]]:
         """Return the shortest path from `source` to a node with at least two leaders fewer, and all nodes reached.
@@ -234,19 +258,19 @@ class _Desk:
             end = self._led_on[name]
         return path[::-1]
 
-    def balance_greedily(self) -> int:
-        """Make the best single move from the heaviest node that has one, until none is left; return how many."""
-        steps = 0
+    def balance_greedily(self) -> None:
+        """Make the best single move from the heaviest node that has one, until none is left, or that is enough."""
         stuck: set[str] = set()
-        while (best := self._best_move(stuck)) is not None:
-            steps += 1
+        for _ in range(PLANNED_MOVES):
+            best = self._best_move(stuck)
+            if best is None:
+                return
             election, end = best
             start = self._led_on[election.name]
             self._act(election, end, least_gain=election.weight + 1)
             self._move(election, end)
             # One node carries more now, and only one less: from nowhere else is there a move that was not there before.
             stuck = {node for node in stuck - {end} if self._best_weight(node, start)[0] <= 0}
-        return steps
 
     def _best_move(self, stuck: set[str]) -> tuple[Election, str] | None:
         """Return an election and where to, `None` when there is no move; what has none is added to `stuck`."""

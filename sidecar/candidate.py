@@ -35,6 +35,7 @@ from sidecar.election import (
     Write,
     Written,
     apply,
+    lapse,
     next_action,
 )
 from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError
@@ -197,7 +198,9 @@ class Candidate:
 
     def status(self) -> Status:
         """Return what there is to tell."""
-        state, now = self._state, self._clock.now()
+        now = self._clock.now()
+        # A process that was stopped has not noticed yet that its term is over.
+        state = lapse(self._state, now)
         me, observed = state.candidacy, state.observed
         leading = state.is_leading(now)
         term = state.term if leading else None

@@ -9,12 +9,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sidecar.balance import Census, LockSeen, take_census
+from sidecar.balance import take_census
 from sidecar.kube import DENIAL_SECONDS, ApiError, ForbiddenError
+from sidecar.record import LOOK_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.balance import Census, LockSeen
     from sidecar.group import Group
     from sidecar.troubles import Troubles
 
@@ -43,7 +45,8 @@ class Taken:
 
     census: Census
     at: int
-    locks: dict[str, LockSeen]
+    nudges: dict[str, str]
+    """The counters of nudges that there are, by the name of the lock."""
 
 
 class CensusTaker:
@@ -85,7 +88,8 @@ class CensusTaker:
             return None
         self._troubles.ended("list")
         census = take_census(locks, nodes)
-        self.last = Taken(census, int(self._wall()), {lock.name: lock for lock in locks})
+        nudges = {lock.name: lock.annotations[LOOK_ANNOTATION] for lock in locks if LOOK_ANNOTATION in lock.annotations}
+        self.last = Taken(census, int(self._wall()), nudges)
         return census
 
     async def _nodes_of_holders(self, unclaimed: Sequence[LockSeen]) -> dict[str, str]:

@@ -462,8 +462,15 @@ def _renew(state: State, observed: Observed, moment: Moment) -> tuple[State, Act
         due = min(due, term.confirm_at)
     if moment.now < due:
         return state, Wait(_first(due, state), "leading" if term.confirmed else "checking")
-    why = "renew" if not changed else "confirm" if confirmed and not term.confirmed else "nominate"
-    return _write(state, moment, record, claim, why)
+    return _write(state, moment, record, claim, _why_renew(term, claim))
+
+
+def _why_renew(term: Term, claim: Claim) -> str:
+    if claim.state != term.written.state:
+        return "confirm"
+    if claim.successor != term.written.successor:
+        return "nominate" if claim.successor else "withdraw the nomination"
+    return "renew"
 
 
 def _follow(state: State, observed: Observed, now: float) -> tuple[State, Action]:
@@ -498,9 +505,10 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         renew_time="",
         transitions=transitions,
     )
-    gone = observed.missed
+    gone = "" if _is_successor(state, observed.snapshot) else observed.missed
     # After a leader that went without a word there was none for long enough: lead first, and look then.
-    claim = _claim(state, checks=observed.checks and me.registers and not gone, moves=state.moves)
+    checks = observed.checks and me.registers and not observed.missed
+    claim = _claim(state, checks=checks, moves=state.moves)
     if gone:
         state = replace(state, struck=state.struck | {registration_key(gone)})
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")

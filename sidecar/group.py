@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sidecar.balance import LockSeen
 from sidecar.kube import ForbiddenError, NotFoundError, Permission
-from sidecar.record import GROUP_LABEL, LOOK_ANNOTATION
+from sidecar.record import GROUP_LABEL, LOOK_ANNOTATION, decimal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,9 +24,6 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 _LONGEST_NAME = 253
 """Characters of the name of an object (RFC 1123 subdomains, as Kubernetes limits them)."""
 
-_DIGITS = 20
-"""Of the greatest version or counter that is believed, a 64-bit number without sign."""
-
 
 class Group(Protocol):
     """The elections whose leaders are spread against each other."""
@@ -35,8 +32,8 @@ class Group(Protocol):
         """Return the group's lock objects, from a cache that may lag behind where `cached`. Raises `ApiError`."""
         ...
 
-    async def nudge(self, lock: LockSeen) -> None:
-        """Ask that election's leader to look. Raises `ApiError`."""
+    async def nudge(self, lock: str, counter: str) -> None:
+        """Ask the leader of the election with a lock of this name to look, the counter being so. Raises `ApiError`."""
         ...
 
     async def node_of(self, namespace: str, pod: str) -> str:
@@ -76,19 +73,23 @@ class EndpointsGroup:
     async def _listed(self, *, cached: bool) -> list[Mapping[str, Any]]:
         if self._cluster and not self._listing_cluster.denied:
             try:
-                return await self._kube.list_metadata("/api/v1/endpoints", label=self._label, cached=cached)
+                items = await self._kube.list_metadata("/api/v1/endpoints", label=self._label, cached=cached)
             except ForbiddenError as error:
-                self._listing_cluster.deny()
-                self._log.warning(
-                    "the cluster's endpoints may not be listed: leaders are spread within the namespace only",
-                    error=str(error),
-                )
+                if self._listing_cluster.deny():
+                    self._log.warning(
+                        "the cluster's endpoints may not be listed: leaders are spread within the namespace only",
+                        error=str(error),
+                    )
+            else:
+                if self._listing_cluster.allow():
+                    self._log.info("the cluster's endpoints may be listed again")
+                return items
         return await self._kube.list_metadata(_endpoints(self._namespace), label=self._label, cached=cached)
 
-    async def nudge(self, lock: LockSeen) -> None:
+    async def nudge(self, lock: str, counter: str) -> None:
         """See `Group.nudge`. Two who nudge after having seen the same nudge once."""
-        namespace, election = lock.name.split("/")
-        raised = str(_number(lock.annotations.get(LOOK_ANNOTATION, "")) + 1)
+        namespace, election = lock.split("/")
+        raised = str((decimal(counter) or 0) + 1)
         await self._kube.patch(
             f"{_endpoints(namespace)}/{election}", {"metadata": {"annotations": {LOOK_ANNOTATION: raised}}}
         )
@@ -102,9 +103,11 @@ class EndpointsGroup:
         except NotFoundError:
             return ""
         except ForbiddenError as error:
-            self._reading_pods.deny()
-            self._log.info("pods may not be read: leaders that make no claim are not counted", error=str(error))
+            if self._reading_pods.deny():
+                self._log.info("pods may not be read: leaders that make no claim are not counted", error=str(error))
             return ""
+        if self._reading_pods.allow():
+            self._log.info("pods may be read again")
         spec = body.get("spec")
         node = spec.get("nodeName") if isinstance(spec, dict) else None
         return node if isinstance(node, str) else ""
@@ -119,7 +122,7 @@ def _seen(item: Mapping[str, Any]) -> LockSeen | None:
     if not isinstance(metadata, dict):
         return None
     namespace, name = metadata.get("namespace"), metadata.get("name")
-    version, annotations = _number(metadata.get("resourceVersion")), metadata.get("annotations") or {}
+    version, annotations = decimal(metadata.get("resourceVersion")), metadata.get("annotations") or {}
     if not (
         _is_name(namespace)
         and _is_name(name)
@@ -134,10 +137,3 @@ def _seen(item: Mapping[str, Any]) -> LockSeen | None:
 def _is_name(text: object) -> bool:
     """Tell whether an object can have this name; nothing else may become a part of a path."""
     return isinstance(text, str) and len(text) <= _LONGEST_NAME and _SUBDOMAIN.fullmatch(text) is not None
-
-
-def _number(text: object) -> int:
-    """Return the decimal number that stands in a text, 0 for whatever is none."""
-    if not isinstance(text, str) or not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
-        return 0
-    return int(text)

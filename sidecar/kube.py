@@ -21,6 +21,7 @@ from kubernetes_asyncio.client import ApiClient
 from kubernetes_asyncio.config import ConfigException
 
 from sidecar.kubeconfig import ConfigError
+from sidecar.record import decimal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -111,15 +112,23 @@ class Permission:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._denied_until = float("-inf")
+        self._refused = False
 
     @property
     def denied(self) -> bool:
         """Whether the API server denied it within the last `DENIAL_SECONDS`."""
         return self._clock() < self._denied_until
 
-    def deny(self) -> None:
-        """Take note of a 403."""
+    def deny(self) -> bool:
+        """Take note of a 403; return whether that is news."""
         self._denied_until = self._clock() + DENIAL_SECONDS
+        news, self._refused = not self._refused, True
+        return news
+
+    def allow(self) -> bool:
+        """Take note that it is allowed; return whether that is news after a 403."""
+        news, self._refused = self._refused, False
+        return news
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +336,6 @@ def _heard(loading: asyncio.Task[None]) -> None:
 
 
 _OK = 200
-_VERSION_DIGITS = 20
-"""Of the greatest resourceVersion, a 64-bit number without sign."""
 
 
 async def _answer(method: str, path: str, response: aiohttp.ClientResponse) -> Mapping[str, Any]:
@@ -366,9 +373,8 @@ def _page(path: str, body: Mapping[str, Any]) -> tuple[Listing, str]:
     if not (isinstance(items, list) and all(isinstance(item, dict) for item in items) and isinstance(following, str)):
         raise ApiError(f"GET {path}: the answer is not a list of objects")
     page = Listing(items)
-    version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS:
-        page.version = int(version)
+    if isinstance(metadata, dict):
+        page.version = decimal(metadata.get("resourceVersion")) or 0
     return page, following
 
 

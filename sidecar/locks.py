@@ -15,6 +15,7 @@ from sidecar.record import (
     Claim,
     Record,
     Snapshot,
+    decimal,
     parse_claim,
     parse_record,
 )
@@ -32,9 +33,6 @@ class Bookmark:
 
     version: int
 
-
-_VERSION_DIGITS = 20
-"""Of the greatest resourceVersion, a 64-bit number without sign."""
 
 LockEvent = Changed | Deleted | Bookmark
 
@@ -196,12 +194,11 @@ def _snapshot(body: Mapping[str, Any]) -> Snapshot:
 
 def _version(body: Mapping[str, Any]) -> int:
     """Return the resourceVersion, which is a growing decimal number (Kubernetes API concepts, since 1.35)."""
-    version = _metadata(body).get("resourceVersion")
-    if not isinstance(version, str) or not (
-        version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS
-    ):
-        raise ApiError(f"the lock object's resourceVersion is not a number: {str(version)[:100]!r}")
-    return int(version)
+    text = _metadata(body).get("resourceVersion")
+    version = decimal(text)
+    if version is None:
+        raise ApiError(f"the lock object's resourceVersion is not a number: {str(text)[:100]!r}")
+    return version
 
 
 def _metadata(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -43,6 +43,9 @@ HEAVIEST = 1000
 LONGEST_CLAIM = 8192
 """Characters of a claim that are read; one of the longest names that are believed fits."""
 
+_DIGITS = 20
+"""Of the greatest version or counter that is believed, a 64-bit number without sign."""
+
 _INT32_MAX = 2**31 - 1
 _UINT64_MAX = 2**64 - 1
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -197,6 +200,13 @@ def number_of(fields: Mapping[str, Any], key: str, *, default: int = 0) -> int:
     """Return the whole number from 0 to 2^64 - 1 under `key`, `default` for whatever is none."""
     value = fields.get(key)
     return value if _is_integer(value) and 0 <= value <= _UINT64_MAX else default
+
+
+def decimal(text: object) -> int | None:
+    """Return the number that a text of at most 20 decimal digits is, as versions are; `None` for anything else."""
+    if isinstance(text, str) and len(text) <= _DIGITS and text.isascii() and text.isdigit():
+        return int(text)
+    return None
 
 
 def format_time(epoch_seconds: int) -> str:

@@ -61,7 +61,11 @@ def registrations(annotations: Mapping[str, str]) -> dict[str, Registration]:
     keys = sorted(key for key in annotations if key.startswith(REGISTRATION_PREFIX))
     found = {}
     for key in keys[:REGISTRATION_LIMIT]:
-        registration = _parse(annotations[key])
+        text = annotations[key]
+        if len(text) > LONGEST_REGISTRATION:
+            # Nor is it remembered.
+            continue
+        registration = _parse(text)
         if registration.identity and registration.node and registration_key(registration.identity) == key:
             found[key] = registration
     return found

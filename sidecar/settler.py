@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from sidecar.balance import LockSeen
     from sidecar.census import CensusTaker, Taken
     from sidecar.election import Candidacy, Event, Moment, State
     from sidecar.group import Group
@@ -87,6 +86,13 @@ class Settler:
 
     async def count(self) -> Counted:
         """Take the census for a bid, and return for how long to hold it back."""
+        try:
+            return await self._count()
+        except Exception:  # noqa: BLE001 - the election has to go on, as if there were no census to be had
+            self._log.critical("a bid does not mind nodes, because of a defect", exc_info=True)
+            return Counted(None)
+
+    async def _count(self) -> Counted:
         census = await self._taker.take(cached=True)
         me, observed = self._candidacy, self._state().observed
         if census is None or me.balance is None or observed is None:
@@ -149,19 +155,22 @@ class Settler:
             self._tell(event)
         if (taken := self._taker.last) is not None:
             for name in verdict.nudges:
-                await self._nudge(taken.locks[name])
+                await self._nudge(name, taken.nudges.get(name, ""))
         return state
 
-    async def _nudge(self, lock: LockSeen) -> None:
+    async def _nudge(self, lock: str, counter: str) -> None:
         if self._nudging.denied:
             return
         try:
-            await self._group.nudge(lock)
+            await self._group.nudge(lock, counter)
         except ForbiddenError as error:
-            self._nudging.deny()
-            self._log.info("other leaders cannot be nudged; they look by themselves, later", error=str(error))
+            if self._nudging.deny():
+                self._log.info("other leaders cannot be nudged; they look by themselves, later", error=str(error))
         except ApiError as error:
-            self._log.debug("a nudge failed", lock=lock.name, error=str(error))
+            self._log.debug("a nudge failed", lock=lock, error=str(error))
+        else:
+            if self._nudging.allow():
+                self._log.info("other leaders can be nudged again")
 
     async def _annotate(self, annotations: Mapping[str, str | None]) -> None:
         try:

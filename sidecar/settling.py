@@ -8,7 +8,7 @@ makes the plan, and does its own part of it, and no other election's.
               -> it accepted:                    look once more; if the plan still says so, hand over
               -> it did not, within a second:    strike it out, look again
 
-It looks before it first leads; when the nodes change that its election can be led on; then at growing intervals until
+It looks before it first leads, and again a little later; when the nodes change that its election can be led on; when
 nothing changed for a while; when it is nudged; and now and then in any case. So that settled elections need not poll, a
 look that finds that *another* election should move nudges that one's leader.
 
@@ -36,23 +36,25 @@ if TYPE_CHECKING:
 PAUSE = (0.05, 0.3)
 """Seconds between a change and the look that it causes, drawn from this range: changes come in crowds."""
 
-LOOK_INTERVALS = (3.0, 60.0)
-"""Seconds between the looks that follow, give or take a quarter."""
+SECOND_LOOK = 3.0
+"""Seconds between the first look and the next one, give or take a quarter."""
 
 CALM_SECONDS = 30.0
-"""How long the membership has to stay the same until the election counts as settled."""
+"""How long the membership has to stay the same until the election counts as settled, and its leader looks once more."""
 
 SAFETY_SECONDS = 600.0
 """Between the looks of a settled leader: at least so long, at most a fifth longer."""
 
 LARGE_GROUP = 50
-"""Elections beyond which the intervals grow with the group, so that what a whole group asks a second stays bounded."""
+"""Elections beyond which looks become rarer with the group, so that what all of it asks a second stays bounded."""
 
 ACCEPTANCE_SECONDS = 1.0
 """How long a nominee has to accept."""
 
 BLIND_SECONDS = 10.0
-"""After so long without a watch that shows something, a candidate withdraws its registration."""
+"""After so long without a watch that shows something, a candidate withdraws its registration.
+
+At least two retry periods have to pass: a watch that has begun may show nothing before the next renewal."""
 
 NUDGES = 3
 """Other elections whose leaders one look may nudge."""
@@ -126,8 +128,8 @@ class Holding:
     """What a holder of the lock keeps in mind beside its term."""
 
     look_at: float
-    looks: int = 0
-    """Looks since the membership last changed after a quiet time."""
+    looks_twice: bool = True
+    """Whether the next look is the first one since the membership changed after a quiet time."""
     calm_at: float
     """When the election counts as settled, unless its membership changes."""
     nodes: frozenset[str]
@@ -141,7 +143,8 @@ class Holding:
     refusals: int = 0
     """Nominations that were not accepted since the election was last settled."""
     stamps: Mapping[str, tuple[Registration, float]] = field(default_factory=lambda: MappingProxyType({}))
-    """Each registration, and when it was seen to change."""
+    """Each registration, and when it is to be struck out, unless it changes: judged, as by the candidate itself, by how
+    many there were when it last did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +245,7 @@ def _begin(term: Term, snapshot: Snapshot, known: Mapping[str, Registration], mo
         look_at=moment.now + (_between(*PAUSE, moment.luck) if term.confirmed else 0.0),
         calm_at=moment.now + CALM_SECONDS,
         # Whoever takes over from a leader that looked before it handed over need not look as often.
-        looks=1 if term.confirmed else 0,
+        looks_twice=not term.confirmed,
         nodes=_nodes(known),
         members=_members(known),
         nudges=snapshot.annotations.get(LOOK_ANNOTATION, ""),
@@ -251,8 +254,9 @@ def _begin(term: Term, snapshot: Snapshot, known: Mapping[str, Registration], mo
 
 def _see_members(holding: Holding, known: Mapping[str, Registration], moment: Moment) -> Holding:
     """Look soon when the election can be led on other nodes than before; one more on the same node changes nothing."""
+    limit = moment.now + MISSED_STAMPS * stamp_seconds(len(known))
     stamps = {
-        key: stamp if (stamp := holding.stamps.get(key)) and stamp[0] == registration else (registration, moment.now)
+        key: stamp if (stamp := holding.stamps.get(key)) and stamp[0] == registration else (registration, limit)
         for key, registration in known.items()
     }
     members, nodes = _members(known), _nodes(known)
@@ -260,7 +264,7 @@ def _see_members(holding: Holding, known: Mapping[str, Registration], moment: Mo
         calm = moment.now >= holding.calm_at
         holding = replace(
             holding,
-            looks=0 if calm else holding.looks,
+            looks_twice=calm or holding.looks_twice,
             calm_at=moment.now + CALM_SECONDS,
             look_at=holding.look_at if nodes == holding.nodes else _soon(holding, moment),
         )
@@ -280,8 +284,11 @@ def _see_nominee(
     holding: Holding, term: Term, snapshot: Snapshot, known: Mapping[str, Registration], moment: Moment
 ) -> Holding:
     nominee = holding.nominee
-    if nominee is None or term.written.successor != nominee.registration.identity:
+    if nominee is None:
         return holding
+    if term.written.successor != nominee.registration.identity:
+        # Not written yet; or it was, in a term that has ended since.
+        return replace(holding, nominee=None) if nominee.written else holding
     registration = known.get(nominee.key)
     if registration is not None and registration.pod_uid != nominee.registration.pod_uid:
         registration = None
@@ -312,7 +319,7 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     if accepted is not None and now >= settling.accept_at:
         return replace(settling, accept_at=now + ACCEPTANCE_SECONDS / 3), Register(accepted)
     holding = settling.holding
-    if holding is None and not settling.watching and now >= settling.blind_since + BLIND_SECONDS:
+    if holding is None and not settling.watching and now >= _blind_at(settling):
         # It could not see in time that it was nominated.
         return _withdraw(replace(settling, register_at=math.inf), now)
     if now >= settling.register_at and not settling.crowded:
@@ -360,16 +367,17 @@ def _refused(settling: Settling, holding: Holding, nominee: Nominee, moment: Mom
     advice: tuple[Advice, ...] = (Confirm(),)
     if settling.watching and nominee.written:
         advice += (Strike(frozenset({nominee.key})),)
-    holding = replace(holding, nominee=None, refusals=holding.refusals + 1, look_at=_soon(holding, moment))
+    # A nomination that could not be written has held up a renewal, which comes first now.
+    look_at = _soon(holding, moment) if nominee.written else moment.now + SECOND_LOOK
+    holding = replace(holding, nominee=None, refusals=holding.refusals + 1, look_at=look_at)
     why = f"stayed: {name} on {nominee.registration.node} did not accept within {ACCEPTANCE_SECONDS:g} s"
     return replace(settling, holding=holding, why=why), Advise(advice)
 
 
 def _keep_house(settling: Settling, holding: Holding, now: float) -> tuple[Settling, Step]:
     """Strike out whoever has not stamped for long, and count hand-overs anew once the election is settled."""
-    limit = MISSED_STAMPS * stamp_seconds(len(holding.stamps))
     mine = registration_key(settling.candidacy.identity)
-    ends = {key: since + limit for key, (_, since) in holding.stamps.items() if key != mine}
+    ends = {key: end for key, (_, end) in holding.stamps.items() if key != mine}
     if gone := frozenset(key for key, end in ends.items() if now >= end):
         stamps = {key: stamp for key, stamp in holding.stamps.items() if key not in gone}
         return replace(settling, holding=replace(holding, stamps=MappingProxyType(stamps))), Advise((Strike(gone),))
@@ -380,7 +388,7 @@ def _keep_house(settling: Settling, holding: Holding, now: float) -> tuple[Settl
 def _own_instants(settling: Settling) -> list[float]:
     """Return when there may be something to do about this candidate's own registration."""
     accept_at = settling.accept_at if _acceptance(settling) is not None else math.inf
-    blind_at = math.inf if settling.watching or settling.holding else settling.blind_since + BLIND_SECONDS
+    blind_at = math.inf if settling.watching or settling.holding else _blind_at(settling)
     return [math.inf if settling.crowded else settling.register_at, accept_at, blind_at]
 
 
@@ -403,7 +411,7 @@ def looked(settling: Settling, census: Census | None, moment: Moment) -> tuple[S
     calm = moment.now >= holding.calm_at
     nominee = holding.nominee
     holding = replace(_next_look(holding, census, moment), nominee=None)
-    moves = plan(census).moves if census is not None else {}
+    moves = plan(census) if census is not None else {}
     target = moves.get(settling.lock, "")
     here = settling.candidacy.node
     compared = _compared(census, here, target)
@@ -451,12 +459,13 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
         seconds = SAFETY_SECONDS * stretch * (1 + moment.luck / 5)
         if max(holding.moves, holding.refusals) >= MOVE_LIMIT:
             # It could not move although it should have, and from now on it may.
-            seconds = LOOK_INTERVALS[0]
+            seconds = SECOND_LOOK
         at = moment.now + seconds
-        return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks=len(LOOK_INTERVALS))
-    interval = LOOK_INTERVALS[min(holding.looks, len(LOOK_INTERVALS) - 1)] * stretch
-    at = min(moment.now + _between(0.75 * interval, 1.25 * interval, moment.luck), holding.calm_at)
-    return replace(holding, look_at=min(holding.look_at, at), looks=holding.looks + 1)
+        return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks_twice=False)
+    at = holding.calm_at
+    if holding.looks_twice:
+        at = min(at, moment.now + SECOND_LOOK * stretch * _between(0.75, 1.25, moment.luck))
+    return replace(holding, look_at=min(holding.look_at, at), looks_twice=False)
 
 
 def _nudges(census: Census, moves: Mapping[str, str], lock: str, moment: Moment) -> tuple[str, ...]:
@@ -473,6 +482,10 @@ def _nudges(census: Census, moves: Mapping[str, str], lock: str, moment: Moment)
 def stamp_seconds(candidates: int) -> float:
     """Return the seconds between two stamps of a registration, in an election of so many candidates."""
     return max(STAMP_SECONDS, candidates / STAMPS_A_SECOND)
+
+
+def _blind_at(settling: Settling) -> float:
+    return settling.blind_since + max(BLIND_SECONDS, 2 * settling.candidacy.retry_period)
 
 
 def _members(known: Mapping[str, Registration]) -> frozenset[tuple[str, str]]:

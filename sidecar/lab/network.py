@@ -26,6 +26,7 @@ from sidecar.kube import (
 )
 from sidecar.lab import status
 from sidecar.lab.resources import ENDPOINTS, LEASES, PODS, Resource
+from sidecar.lab.scenario import LATENCY
 from sidecar.lab.selectors import FieldSelector, LabelSelector, parse_label_selector
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from sidecar.lab.store import Store, Watch
-
-LATENCY: Final = (0.001, 0.02)
-"""Seconds of each way."""
 
 T = TypeVar("T")
 

@@ -23,6 +23,9 @@ SPREAD, RANDOM, RESTRICTED = "spread", "random", "restricted"
 SPREAD_OUT, AT_ONCE, ORDERED, STRAGGLING = "spread", "at once", "ordered", "stragglers"
 """Kinds of start, one of which is drawn for each trial where they are mixed."""
 
+LATENCY: Final = (0.001, 0.02)
+"""Seconds of each way between a candidate and the API server."""
+
 PAUSE: Final = (0.5, 3.0)
 """Seconds from a pod's being ready, or gone, until the one that waited for it has started."""
 
@@ -69,7 +72,7 @@ class Scenario:
     """How long nothing may change, once every election has its leader, until what has happened counts as settled."""
     quiet: float = 0.0
     """How long to look on after everything has settled."""
-    latency: tuple[float, float] = (0.001, 0.02)
+    latency: tuple[float, float] = LATENCY
     """The time of each way between a candidate and the API server, drawn from this range."""
     weights: tuple[int, ...] = (1,)
     """What the weight of each election is drawn from."""

@@ -222,10 +222,10 @@ async def test_a_nudge_raises_the_counter(api: Api) -> None:
         one, group = lock(opened, api), group_of(opened, api)
         await one.write(None, RECORD, CLAIM, {})
         (first,) = await group.locks(cached=False)
-        await asyncio.gather(group.nudge(first), group.nudge(first))
+        await asyncio.gather(group.nudge(first.name, ""), group.nudge(first.name, ""))
         (second,) = await group.locks(cached=False)
         assert second.annotations == {**first.annotations, LOOK_ANNOTATION: "1"}
-        await group.nudge(second)
+        await group.nudge(second.name, second.annotations[LOOK_ANNOTATION])
         (third,) = await group.locks(cached=False)
         assert third.annotations[LOOK_ANNOTATION] == "2"
 
@@ -233,9 +233,8 @@ async def test_a_nudge_raises_the_counter(api: Api) -> None:
 async def test_a_nudge_of_a_lock_that_is_gone(api: Api) -> None:
     """A nudge makes no lock object."""
     async with client(api) as opened:
-        gone = LockSeen(name=f"{api.namespace}/x", version=1, annotations={})
         with pytest.raises(NotFoundError):
-            await group_of(opened, api).nudge(gone)
+            await group_of(opened, api).nudge(f"{api.namespace}/x", "")
     assert (await api.get(api.endpoints("x"))).status == 404
 
 

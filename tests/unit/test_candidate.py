@@ -31,6 +31,7 @@ from tests.unit.faults import TROUBLES, edit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sidecar.candidate import Clock
     from sidecar.locks import EndpointsLock
 
 SEEDS = range(80)
@@ -180,6 +181,32 @@ def test_slow_requests_count_from_when_they_were_sent() -> None:
         await arena.leader()
         assert DEADLINE - 2.0 < process.candidate.status().valid_for < DEADLINE - 1.7
         assert process.candidate._state.read_at < 0.1
+
+    play(scene)
+
+
+def test_status_of_a_process_that_was_stopped() -> None:
+    """Asked before it has noticed anything, a leader that stood still until its term was over does not hold the lock."""
+
+    class Later:
+        def __init__(self, clock: Clock) -> None:
+            self._clock = clock
+
+        def now(self) -> float:
+            return self._clock.now() + DEADLINE
+
+        def wall(self) -> float:
+            return self._clock.wall() + DEADLINE
+
+    async def scene(arena: Arena) -> None:
+        process = arena.start("a")
+        await arena.leader()
+        clock = process.candidate._clock
+        process.candidate._clock = Later(clock)
+        status = process.candidate.status()
+        process.candidate._clock = clock
+        assert (status.role, status.leader, status.valid_for) == ("following", "", 0.0)
+        assert status.why.startswith("stopped leading")
 
     play(scene)
 

@@ -223,6 +223,24 @@ def test_defect_in_the_balance_does_not_stop_the_election() -> None:
     play(scene)
 
 
+def test_defect_in_the_census_of_a_bid_does_not_stop_the_election() -> None:
+    """A bid is made as if there were no census, and the defect is told."""
+
+    async def scene(arena: Arena) -> None:
+        process = arena.start("a", balance=FULL)
+
+        async def fail(*, cached: bool) -> None:
+            raise KeyError(cached)
+
+        assert process.candidate._settler is not None
+        process.candidate._settler._group.locks = fail  # type: ignore[method-assign,assignment] # for the real one
+        took = await arena.until(process.candidate.is_leading)
+        assert took < SOON
+        assert any("because of a defect" in line for line in arena.said(process))
+
+    play(scene)
+
+
 def test_look_that_hangs_does_not_stop_the_election() -> None:
     """Not even the limits of the census hold: the leader leads all the same after the time to check."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +22,7 @@ from sidecar.census import (
 )
 from sidecar.kube import DENIAL_SECONDS, ApiError, ForbiddenError
 from sidecar.lab.virtualtime import EPOCH, VirtualClock, run
-from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim
+from sidecar.record import CLAIM_ANNOTATION, LOOK_ANNOTATION, RECORD_ANNOTATION, Claim
 from sidecar.troubles import Troubles
 from tests.unit.player import record
 
@@ -66,9 +66,9 @@ class FakeGroup:
             raise self.error
         return list(self.seen)
 
-    async def nudge(self, lock: LockSeen) -> None:
+    async def nudge(self, lock: str, counter: str) -> None:
         """See `Group.nudge`: a census nudges nobody."""
-        raise AssertionError(lock)
+        raise AssertionError(lock, counter)
 
     async def node_of(self, namespace: str, pod: str) -> str:
         """See `Group.node_of`."""
@@ -132,13 +132,15 @@ def in_virtual_time(test: Callable[[Office], Coroutine[None, None, None]]) -> Ca
 @in_virtual_time
 async def test_a_census(office: Office) -> None:
     """One list, as fresh as asked for, shows who leads where; the last one and its time are remembered."""
-    office.group.seen = [lock(2), lock(1, claimed=True)]
+    nudged = lock(2)
+    nudged = replace(nudged, annotations={**nudged.annotations, LOOK_ANNOTATION: "7"})
+    office.group.seen = [nudged, lock(1, claimed=True)]
     await asyncio.sleep(100.0)
     census = await office.take(cached=False)
     assert census.loads() == {"claimed": 1, "node-of-pod-00002": 1}
     assert office.group.lists == [False]
     assert office.group.pods == [("apps", "pod-00002")], "who made a claim needs no pod looked up"
-    assert office.taker.last == Taken(census, int(EPOCH) + 100, {each.name: each for each in office.group.seen})
+    assert office.taker.last == Taken(census, int(EPOCH) + 100, {"apps/e-00002": "7"})
     await office.take(cached=True)
     assert office.group.lists == [False, True]
     assert office.told() == []

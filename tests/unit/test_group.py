@@ -146,7 +146,7 @@ async def test_a_list_that_fails_is_an_error(answer: bytes, kind: type[ApiError]
 
 
 async def test_where_the_cluster_may_not_be_listed_the_namespace_is() -> None:
-    """A 403 for the cluster is remembered for ten minutes, and said once each time that it is met."""
+    """A 403 for the cluster is remembered for ten minutes, and said once."""
     now = 0.0
     async with group_on(FORBIDDEN, listing(item()), cluster=True, clock=lambda: now) as (group, server, logger):
         for now in (0.0, 1.0, DENIAL_SECONDS - 1):  # noqa: B007 - the clock reads it
@@ -173,15 +173,13 @@ async def test_another_error_of_the_cluster_s_list_is_no_refusal() -> None:
 
 @pytest.mark.parametrize(
     ("counter", "raised"),
-    [(None, "1"), ("0", "1"), ("7", "8"), ("007", "8"), ("9" * 20, "1" + "0" * 20), ("9" * 21, "1"), ("", "1"),
+    [("0", "1"), ("7", "8"), ("007", "8"), ("9" * 20, "1" + "0" * 20), ("9" * 21, "1"), ("", "1"),
      ("-5", "1"), ("1.5", "1"), ("\u0663", "1"), ("x" * 100_000, "1")],
 )  # fmt: skip
-async def test_nudge_raises_the_counter(counter: str | None, raised: str) -> None:
+async def test_nudge_raises_the_counter(counter: str, raised: str) -> None:
     """A nudge is one patch of one annotation, to the counter that was seen and one; garbage counts as 0."""
-    annotations = {} if counter is None else {LOOK_ANNOTATION: counter}
-    lock = LockSeen(name="other/b.c", version=7, annotations=annotations)
     async with group_on(answered(item())) as (group, server, _):
-        await group.nudge(lock)
+        await group.nudge("other/b.c", counter)
     (asked,) = server.asked
     assert (asked.method, asked.target) == ("PATCH", "/api/v1/namespaces/other/endpoints/b.c")
     assert json.loads(asked.body) == {"metadata": {"annotations": {LOOK_ANNOTATION: raised}}}
@@ -192,7 +190,7 @@ async def test_nudge_that_fails(status: int, kind: type[ApiError]) -> None:
     """The caller is told."""
     async with group_on(answered({}, status)) as (group, _, _):
         with pytest.raises(kind):
-            await group.nudge(A)
+            await group.nudge(A.name, "")
 
 
 # -- The node of a pod -------------------------------------------------------------------------------------------------
@@ -243,7 +241,7 @@ async def test_no_such_pod() -> None:
 
 
 async def test_where_pods_may_not_be_read_nobody_asks_again() -> None:
-    """A 403 is remembered for ten minutes, and said once each time that it is met."""
+    """A 403 is remembered for ten minutes, and said once, however often it is met."""
     now = 0.0
     async with group_on(FORBIDDEN, clock=lambda: now) as (group, server, logger):
         for now in (0.0, 1.0, DENIAL_SECONDS - 1):  # noqa: B007 - the clock reads it
@@ -252,7 +250,25 @@ async def test_where_pods_may_not_be_read_nobody_asks_again() -> None:
         assert [call.method_name for call in logger.calls] == ["info"]
         now = DENIAL_SECONDS
         assert await group.node_of("apps", "web-0") == ""
+        assert len(logger.calls) == 1
     assert len(server.asked) == 2
+
+
+async def test_what_is_allowed_again_is_said() -> None:
+    """When the permission is given, a line says that it is over; no other answer says anything."""
+    now = 0.0
+    pod = answered({"spec": {"nodeName": "n1"}})
+    answers = (FORBIDDEN, listing(), FORBIDDEN, listing(), pod, listing(), pod)
+    async with group_on(*answers, cluster=True, clock=lambda: now) as (group, _, logger):
+        for now in (0.0, DENIAL_SECONDS, 2 * DENIAL_SECONDS):  # noqa: B007 - the clock reads it
+            await group.locks(cached=True)
+            await group.node_of("apps", "web-0")
+    told = [call.kwargs["event"] for call in logger.calls]
+    assert [text for text in told if "again" in text] == [
+        "the cluster's endpoints may be listed again",
+        "pods may be read again",
+    ]
+    assert len(told) == 4
 
 
 async def test_pod_that_cannot_be_read_now() -> None:

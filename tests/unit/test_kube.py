@@ -393,14 +393,17 @@ def test_denied_permission_is_asked_for_again_later() -> None:
     now = 1000.0
     permission = Permission(lambda: now)
     assert not permission.denied
-    permission.deny()
+    assert permission.deny()
     assert permission.denied
     now += DENIAL_SECONDS - 1
     assert permission.denied
     now += 1
     assert not permission.denied
-    permission.deny()
+    assert not permission.deny(), "that is no news"
     assert permission.denied
+    assert permission.allow()
+    assert not permission.allow()
+    assert permission.deny()
 
 
 # -- Time --------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sidecar.registration import (
     REGISTRATION_LIMIT,
     REGISTRATION_PREFIX,
     Registration,
+    _parse,
     registration_key,
     registrations,
 )
@@ -159,6 +160,13 @@ def test_a_registration_that_is_too_long() -> None:
     text = '{"identity":"a","node":"n"'
     assert under_its_key(text + " " * (LONGEST_REGISTRATION - len(text) - 1) + "}") is not None
     assert under_its_key(text + " " * (LONGEST_REGISTRATION - len(text)) + "}") is None
+
+
+def test_what_is_too_long_is_not_remembered() -> None:
+    """What somebody writes takes no memory here for longer than it stands on the lock object."""
+    before = _parse.cache_info().currsize
+    assert registrations({registration_key("a"): '{"identity":"a","node":"n"' + " " * LONGEST_REGISTRATION + "}"}) == {}
+    assert _parse.cache_info().currsize == before
 
 
 def test_only_so_many_are_read() -> None:

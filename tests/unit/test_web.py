@@ -40,7 +40,7 @@ STATUS = Status(
     census=Taken(
         Census((Election(name="default/example", node="node-1", nodes=frozenset({"node-1", "node-2"})),)),
         at=1_767_323_045,
-        locks={},
+        nudges={},
     ),
 )
 
