@@ -186,7 +186,7 @@ def test_slow_requests_count_from_when_they_were_sent() -> None:
 
 
 def test_status_of_a_process_that_was_stopped() -> None:
-    """Asked before it has noticed anything, a leader that stood still until its term was over does not hold the lock."""
+    """Asked before it has noticed anything, a leader that stood still until its term was over holds nothing."""
 
     class Later:
         def __init__(self, clock: Clock) -> None:
