@@ -66,7 +66,7 @@ STAMP_SECONDS = 300.0
 """Between two stamps of a registration, at least."""
 
 STAMPS_A_SECOND = 0.02
-"""Stamps of one election, at most, however many candidates it has."""
+"""Stamps of one election, in the long run at most, however many candidates it has."""
 
 MISSED_STAMPS = 3
 """After so many stamps that did not come, a registration is struck out."""

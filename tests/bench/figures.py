@@ -102,6 +102,11 @@ class Row:
         """Requests a second that the followers of one election send, their watches aside."""
         return sum(rate for verb, rate in self.traffic.followers.items() if verb != "watch")
 
+    @property
+    def follower_polls(self) -> float:
+        """Of these, what is no registration either."""
+        return sum(rate for verb, rate in self.traffic.followers.items() if verb not in ("watch", "patch"))
+
 
 def parse_audit(text: str) -> list[Request]:
     """Read an audit log in which every request has one line; a last line that is still being written is left out."""

@@ -318,8 +318,8 @@ WATCHING = Traffic(total={"update": 0.39, "watch": 0.01}, leaders={"update": 0.3
     [
         (replace(ROW, traffic=BUSY), replace(ROW, traffic=BUSY), ["at most 0.43 requests/s"]),
         (ROW, replace(ROW, traffic=BUSIER), ["at most 0.45 for one of"]),
-        (ROW, replace(ROW, traffic=ASKING), ["followers send at most"]),
-        (replace(ROW, traffic=ASKING), ROW, ["followers send at most"]),
+        (ROW, replace(ROW, traffic=ASKING), ["followers send nothing but"]),
+        (replace(ROW, traffic=ASKING), ROW, ["followers send nothing but"]),
         (ROW, replace(ROW, traffic=REGISTERING), []),
         (ROW, replace(ROW, traffic=WATCHING), []),
         (
