@@ -32,8 +32,9 @@ PROBLEMS = pytest.StashKey[dict[str, str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, and see to it that programs that the tests start can be interrupted."""
-    # In the background of a shell script SIGINT is ignored, which would be inherited by all of them.
+    # In the background of a shell script SIGINT is ignored, under nohup SIGHUP; all of them would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line(
         "markers", "real: needs a real API server or a program built with Go; set by what a test asks for"
     )
