@@ -128,8 +128,8 @@ class Holding:
     """What a holder of the lock keeps in mind beside its term."""
 
     look_at: float
-    looks_twice: bool = True
-    """Whether the next look is the first one since the membership changed after a quiet time."""
+    second_at: float = math.inf
+    """When to look a second time after a quiet time ended: infinity before the first look, minus that after the second."""
     calm_at: float
     """When the election counts as settled, unless its membership changes."""
     nodes: frozenset[str]
@@ -245,7 +245,7 @@ def _begin(term: Term, snapshot: Snapshot, known: Mapping[str, Registration], mo
         look_at=moment.now + (_between(*PAUSE, moment.luck) if term.confirmed else 0.0),
         calm_at=moment.now + CALM_SECONDS,
         # Whoever takes over from a leader that looked before it handed over need not look as often.
-        looks_twice=not term.confirmed,
+        second_at=-math.inf if term.confirmed else math.inf,
         nodes=_nodes(known),
         members=_members(known),
         nudges=snapshot.annotations.get(LOOK_ANNOTATION, ""),
@@ -264,7 +264,7 @@ def _see_members(holding: Holding, known: Mapping[str, Registration], moment: Mo
         calm = moment.now >= holding.calm_at
         holding = replace(
             holding,
-            looks_twice=calm or holding.looks_twice,
+            second_at=math.inf if calm else holding.second_at,
             calm_at=moment.now + CALM_SECONDS,
             look_at=holding.look_at if nodes == holding.nodes else _soon(holding, moment),
         )
@@ -461,11 +461,13 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
             # It could not move although it should have, and from now on it may.
             seconds = SECOND_LOOK
         at = moment.now + seconds
-        return replace(holding, look_at=min(holding.look_at, at), refusals=0, looks_twice=False)
-    at = holding.calm_at
-    if holding.looks_twice:
-        at = min(at, moment.now + SECOND_LOOK * stretch * _between(0.75, 1.25, moment.luck))
-    return replace(holding, look_at=min(holding.look_at, at), looks_twice=False)
+        return replace(holding, look_at=min(holding.look_at, at), refusals=0, second_at=-math.inf)
+    second_at = -math.inf
+    if moment.now < holding.second_at:
+        # What is found soon after the first look puts the second one off: it is for what all of these missed.
+        second_at = moment.now + SECOND_LOOK * stretch * _between(0.75, 1.25, moment.luck)
+    at = min(holding.calm_at, second_at if second_at > moment.now else math.inf)
+    return replace(holding, look_at=min(holding.look_at, at), second_at=second_at)
 
 
 def _nudges(census: Census, moves: Mapping[str, str], lock: str, moment: Moment) -> tuple[str, ...]:

@@ -599,6 +599,20 @@ def test_looks_thrice_until_it_is_calm(luck: float) -> None:
     assert settler.decides(NOBODY).advice == (Calm(), Confirm())
 
 
+def test_what_is_found_soon_puts_the_second_look_off() -> None:
+    """Looks between the first and the second one do not replace that one: it is for what all of them missed."""
+    settler = holder(B, state=CHECKING)
+    settler.does(Look)
+    settler.decides(NOBODY)
+    settler.shows(registered("d", "n3"))
+    last = settler.next_look()
+    assert last < SECOND_LOOK / 2
+    settler.decides(NOBODY)
+    assert 0.75 * SECOND_LOOK <= settler.next_look() - last <= 1.25 * SECOND_LOOK
+    settler.decides(NOBODY)
+    assert settler.next_look() >= CALM_SECONDS
+
+
 def test_looks_again_once_its_moves_are_forgotten() -> None:
     """An election that had used up its moves is looked at again as soon as it is calm and may move again."""
     settler = holder(B)
