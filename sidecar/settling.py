@@ -129,7 +129,7 @@ class Holding:
 
     look_at: float
     second_at: float = math.inf
-    """When to look a second time after a quiet time ended: infinity before the first look, minus that after the second."""
+    """When to look a second time after a quiet time: infinity before the first look, minus that after the second."""
     calm_at: float
     """When the election counts as settled, unless its membership changes."""
     nodes: frozenset[str]
