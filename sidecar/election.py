@@ -808,32 +808,32 @@ def _is_mine(state: State, snapshot: Snapshot | None) -> bool:
 
 def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: float | None) -> tuple[float, float]:
     """Return until when nobody may take over, and when to bid."""
-    jitter = _bid_jitter(state.candidacy, snapshot, moment.luck)
+    wait = _bid_wait(state.candidacy, snapshot, moment.luck)
     since = moment.now if asked_at is None else asked_at
     record = snapshot.record if snapshot else None
     claim = snapshot.valid_claim if snapshot else None
     if claim is not None and not claim.holder:
         if _is_successor(state, snapshot):
             return since, since
-        return since, moment.now + SUCCESSOR_SECONDS + jitter
+        return since, moment.now + SUCCESSOR_SECONDS + wait
     if state.observed is None and (record is None or (isinstance(record, Record) and not record.holder)):
         # Nobody to wait for; but where there is a census, the first one to have taken it spares the others theirs.
-        return since, since + (jitter if state.candidacy.balance is not None else 0.0)
+        return since, since + (wait if state.candidacy.balance is not None else 0.0)
     if record is None:
         # Deleted, or stripped of its record: no holder said that it is over.
         held_until = state.observed.held_until if state.observed else since
-        return held_until, max(moment.now, held_until) + jitter
+        return held_until, max(moment.now, held_until) + wait
     if isinstance(record, UnreadableRecord):
         held_until = moment.now + state.candidacy.lease_seconds
     elif record.holder:
         held_until = moment.now + record.lease_seconds
     else:
-        return since, moment.now + jitter
-    return held_until, held_until + jitter
+        return since, moment.now + wait
+    return held_until, held_until + wait
 
 
-def _bid_jitter(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:
-    """Return the seconds to let pass between a vacancy and the bid, so that most see a winner before they bid."""
+def _bid_wait(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:
+    """Return the seconds before the bid for a vacancy: drawn, so that most see a winner first; more for late ones."""
     if me.balance is None:
         return BID_JITTER * luck
     known = registrations(snapshot.annotations) if snapshot else {}

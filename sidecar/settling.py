@@ -462,12 +462,11 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
             seconds = SECOND_LOOK
         at = moment.now + seconds
         return replace(holding, look_at=min(holding.look_at, at), refusals=0, second_at=-math.inf)
-    second_at = -math.inf
-    if moment.now < holding.second_at:
-        # What is found soon after the first look puts the second one off: it is for what all of these missed.
-        second_at = moment.now + SECOND_LOOK * stretch * _between(0.75, 1.25, moment.luck)
-    at = min(holding.calm_at, second_at if second_at > moment.now else math.inf)
-    return replace(holding, look_at=min(holding.look_at, at), second_at=second_at)
+    if moment.now >= holding.second_at:
+        return replace(holding, look_at=min(holding.look_at, holding.calm_at), second_at=-math.inf)
+    # A look soon after the first one puts the second one off, which is for what all of these missed.
+    second_at = moment.now + SECOND_LOOK * stretch * _between(0.75, 1.25, moment.luck)
+    return replace(holding, look_at=min(holding.look_at, second_at, holding.calm_at), second_at=second_at)
 
 
 def _nudges(census: Census, moves: Mapping[str, str], lock: str, moment: Moment) -> tuple[str, ...]:
