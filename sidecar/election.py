@@ -387,6 +387,11 @@ class State:
     note: str = "starting"
 
     @property
+    def may_hold(self) -> bool:
+        """Tell whether the lock may be mine: it was when it was last observed, or a write may have been applied."""
+        return bool(self.sent) or (self.observed is not None and self.observed.mine)
+
+    @property
     def is_giving_up(self) -> bool:
         """Tell whether whatever is held is to be released; no answer to a write begins a term any more."""
         return self.leaving or self.handing_to is not None
@@ -422,6 +427,8 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     """
     state = lapse(state, moment.now)
     now = moment.now
+    if state.leaving and not state.may_hold:
+        return state, Leave("nothing is held")
     if now < state.not_before:
         return state, Wait(_first(state.not_before, state), "backing off after a failure")
     if state.leaving:
@@ -634,8 +641,7 @@ def _told(state: State, event: News, moment: Moment) -> State:
             return replace(state, watching=False, poll_at=poll_at, must_read=state.must_read or gap)
         case Leaving():
             # Revoked here and now; what is read and written comes after.
-            may_hold = bool(state.sent) or (state.observed is not None and state.observed.mine)
-            return replace(_revoke(state, "leaving"), leaving=True, must_read=may_hold, not_before=moment.now)
+            return replace(_revoke(state, "leaving"), leaving=True, must_read=state.may_hold, not_before=moment.now)
 
 
 def _advised(state: State, advice: Advice, moment: Moment) -> State:

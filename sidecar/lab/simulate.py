@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sidecar.lab.scenario import Scenario
     from sidecar.lab.trial import Outcome
 
+_MOST_PARTS: Final = 1000
+"""Into which the work is cut: all of it is handed out before the first worker has started."""
+
 _ENDS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """What tells the command to end. A terminal sends it to the workers as well, and they have nothing to say to it."""
 
@@ -54,26 +57,26 @@ def run(scenario: Scenario, policies: Sequence[str], *, trials: int, seed: int, 
 
 
 def _played(
-    scenario: Scenario, asked: list[tuple[str, int]], workers: int, advance: Callable[[], None]
+    scenario: Scenario, asked: list[tuple[str, int]], workers: int, advance: Callable[[int], None]
 ) -> list[list[Outcome]]:
+    size = -(-len(asked) // _MOST_PARTS)
+    parts = [asked[first : first + size] for first in range(0, len(asked), size)]
     play = partial(_play, scenario)
-    outcomes = []
+    outcomes: list[list[Outcome]] = []
     if workers == 1:
-        for task in asked:
-            outcomes.append(play(task))
-            advance()
+        for part in parts:
+            outcomes += play(part)
+            advance(len(part))
         return outcomes
     others = set(multiprocessing.active_children())
     # Fresh processes: one that is forked would take along the locks of whatever threads there are.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        futures = []
-        for task in asked:
-            with _held_back():  # each of the first ones starts a process
-                futures.append(pool.submit(play, task))
-        for future in futures:
-            outcomes.append(future.result())
-            advance()
+        with _held_back():
+            futures = [pool.submit(play, part) for part in parts]
+        for future, part in zip(futures, parts, strict=True):
+            outcomes += future.result()
+            advance(len(part))
     except BaseException as error:
         # What is under way may take minutes, and nobody wants it any more.
         for process in set(multiprocessing.active_children()) - others:
@@ -108,8 +111,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _play(scenario: Scenario, task: tuple[str, int]) -> list[Outcome]:
-    policy, seed = task
+def _play(scenario: Scenario, part: Sequence[tuple[str, int]]) -> list[list[Outcome]]:
+    return [_play_one(scenario, policy, seed) for policy, seed in part]
+
+
+def _play_one(scenario: Scenario, policy: str, seed: int) -> list[Outcome]:
     try:
         return trial.run(scenario, policy, seed)
     except Exception as error:
@@ -128,7 +134,7 @@ def _said(error: BaseException) -> str:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

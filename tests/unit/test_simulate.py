@@ -23,7 +23,7 @@ from sidecar.lab.scenario import Scenario, draw
 from sidecar.lab.simulate import TrialError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 CHEAP = ["--apps", "2", "--replicas", "2", "--nodes", "2", "--trials", "3"]
@@ -329,10 +329,10 @@ def test_a_failure_in_another_process_is_told(monkeypatch: pytest.MonkeyPatch) -
         simulate.run(Scenario(), ["stock"], trials=100, seed=0, workers=2)
 
 
-def _fail_at_5(_: Scenario, task: tuple[str, int]) -> list[trial.Outcome]:
-    if task[1] == 5:
+def _fail_at_5(_: Scenario, part: Sequence[tuple[str, int]]) -> list[list[trial.Outcome]]:
+    if any(seed == 5 for _, seed in part):
         raise TrialError("seed 5: so")
-    return []
+    return [[] for _ in part]
 
 
 def test_seeds_of_unbalanced_runs_are_named() -> None:
