@@ -163,10 +163,9 @@ def delay(census: Census, *, election: str, node: str, rivals: frozenset[str], s
 def plan(census: Census) -> dict[str, str]:
     """Return the elections that should move now, and to which node.
 
-    These are moves on the way to an optimal assignment; with different weights, to one that no single move improves. In
-    a large group there may be more to come.
+    These are moves on the way to an optimal assignment; with different weights, to one that no single move improves.
     They make nothing worse, all of them together or only some: each goes to a node that carries less, whatever becomes
-    of the others. Where nothing moves, nothing can be improved.
+    of the others. Where nothing moves, nothing can be improved; where something does, the next plan may have more.
     """
     weights = {election.weight for election in census.elections if election.node}
     desk = _Desk(census)
