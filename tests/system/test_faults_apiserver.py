@@ -16,6 +16,7 @@ import ssl
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ import pytest
 from aiohttp import web
 
 from sidecar.lab.resources import ENDPOINTS
+from sidecar.registration import registrations
 from tests.testbed.apiserver import STOCK_RULES, RealAPIServer
 from tests.testbed.certificate import self_signed
 from tests.testbed.connection import APIError
-from tests.testbed.monitored_election import LockObject, MonitoredElection, monitored_election
+from tests.testbed.monitored_election import ELECTION, LockObject, MonitoredElection, monitored_election
 from tests.testbed.proxy import Proxy
 from tests.testbed.sidecar import until
 
@@ -445,6 +447,9 @@ async def test_a_watch_from_a_version_that_is_compacted_away(embedded: EmbeddedF
         leader = await held.settled()
         server = embedded.server
         await until(lambda: server.open_watches == 3, "each has its watch")
+        # Whoever wrote after the compaction would know a version to watch from.
+        lock = partial(server.store.get, ENDPOINTS, held.namespace, ELECTION)
+        await until(lambda: len(registrations(lock()["metadata"]["annotations"])) == 3, "each is registered")
         reads = server.requests["get", "endpoints"]
         other = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "another"}}
         server.store.create(ENDPOINTS, held.namespace, other)
