@@ -22,10 +22,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from tests.testbed import binaries, golang
+from tests.testbed.certificate import signing_key
 from tests.testbed.connection import APIError, Connection, KubeconfigError, connect, write_kubeconfig
 from tests.testbed.ports import free_ports
 from tests.testbed.processes import start, state, tail
@@ -450,15 +448,7 @@ def _write_credentials(folder: Path, token: str) -> None:
     tokens = folder / "tokens.csv"
     tokens.touch(mode=0o600)
     tokens.write_text(f"{token},admin,admin,system:masters\n")
-    key = ec.generate_private_key(ec.SECP256R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    signing = folder / "service-account.key"
-    signing.touch(mode=0o600)
-    signing.write_bytes(private)
-    (folder / "service-account.pub").write_bytes(public)
+    signing_key(folder)
 
 
 def _permissions(rule: PolicyRule) -> list[_Permission]:

@@ -1,4 +1,4 @@
-"""Certificates for servers that a test runs itself."""
+"""Certificates and keys for servers that a test runs itself."""
 
 from __future__ import annotations
 
@@ -9,29 +9,111 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+LOOPBACK = IPv4Address("127.0.0.1")
+LIFETIME = timedelta(days=30)
+"""Longer than a cluster is left up for a developer."""
+
+
+class Authority:
+    """A certificate authority in a folder: `ca.crt`, and what it issues. Its key is never written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certificate = folder / "ca.crt"
+        self._folder = folder
+        self._key = _key()
+        self._name = _name("test-ca")
+        public = self._key.public_key()
+        authority = (
+            _builder(self._name, self._name, public)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.certificate.write_bytes(authority.public_bytes(Encoding.PEM))
+
+    def server(self, file: str, *, names: Sequence[str], addresses: Sequence[str]) -> tuple[Path, Path]:
+        """Write the certificate of a server and its key; return their paths, `file` with .crt and .key."""
+        alternatives = [*map(x509.DNSName, names), *(x509.IPAddress(IPv4Address(one)) for one in addresses)]
+        return self._issue(file, _name(file), ExtendedKeyUsageOID.SERVER_AUTH, alternatives)
+
+    def client(self, file: str, *, group: str) -> tuple[Path, Path]:
+        """Write the certificate of a client and its key; Kubernetes takes `file` for the user, in that `group`."""
+        return self._issue(file, _name(file, group), ExtendedKeyUsageOID.CLIENT_AUTH, [])
+
+    def _issue(
+        self,
+        file: str,
+        subject: x509.Name,
+        usage: x509.ObjectIdentifier,
+        alternatives: Sequence[x509.GeneralName],
+    ) -> tuple[Path, Path]:
+        key = _key()
+        builder = _builder(subject, self._name, key.public_key()).add_extension(
+            x509.ExtendedKeyUsage([usage]), critical=False
+        )
+        if alternatives:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        certificate_file = self._folder / f"{file}.crt"
+        certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return certificate_file, _write_private(self._folder / f"{file}.key", _pem(key))
 
 
 def self_signed(path: Path) -> Path:
     """Write a certificate for 127.0.0.1 that is its own authority, and its key, to one file; return its path."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    key = _key()
+    name = _name("test")
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(address, critical=False)
+        _builder(name, name, key.public_key())
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return _write_private(path, certificate.public_bytes(Encoding.PEM) + _pem(key))
+
+
+def signing_key(folder: Path) -> tuple[Path, Path]:
+    """Write the key pair with which an API server signs the tokens of service accounts; return private and public."""
+    key = _key()
+    # Kubernetes reads an EC key in this form only.
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    public = folder / "service-account.pub"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return _write_private(folder / "service-account.key", private), public
+
+
+def _key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(path: Path, content: bytes) -> Path:
     path.touch(mode=0o600)
-    path.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
+    path.write_bytes(content)
     return path
+
+
+def _name(common_name: str, organization: str | None = None) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization is not None:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(attributes)
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    # A day back, for a machine whose clock was just put right.
+    return x509.CertificateBuilder(
+        issuer, subject, public, x509.random_serial_number(), now - timedelta(days=1), now + LIFETIME
+    )

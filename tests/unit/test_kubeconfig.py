@@ -15,7 +15,8 @@ from kubernetes_asyncio.config import incluster_config
 
 from sidecar import kubeconfig
 from sidecar.kube import KubeClient, UnauthorizedError
-from tests.testbed.certificate import self_signed
+from tests.testbed.certificate import Authority, self_signed
+from tests.testbed.connection import write_kubeconfig
 from tests.unit.wire import Wire, answered, wire
 
 if TYPE_CHECKING:
@@ -102,6 +103,35 @@ async def test_a_refused_token_is_read_again_at_once(pod: Pod) -> None:
         assert await kube.get(PATH) == OBJECT
         await kube.close()
     assert tokens(server) == ["Bearer old", "Bearer new"]
+
+
+@pytest.fixture
+def strict_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify certificates as Python 3.13 and later do by default."""
+    context = ssl.create_default_context
+
+    def strict(*, cafile: str | None) -> ssl.SSLContext:
+        made = context(cafile=cafile)
+        made.verify_flags |= ssl.VERIFY_X509_STRICT
+        return made
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+
+
+@pytest.mark.usefixtures("strict_python")
+async def test_an_authority_that_client_go_accepts_is_accepted(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that states no key usage, as many a cluster's: from the service account and from a kubeconfig."""
+    authority = Authority(tmp_path)
+    pod.tls.load_cert_chain(*authority.server("server", names=[], addresses=["127.0.0.1"]))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority.certificate))
+    async with wire(answered(OBJECT), tls=pod.tls) as server:
+        file = write_kubeconfig(tmp_path / "file", url=server.url, ca_file=authority.certificate, token="secret")
+        load = kubeconfig.choose(kubeconfig=str(file), use_cluster_credentials=False, environ={}, home=Path("/nowhere"))
+        for kube in (pod.client(server), KubeClient(load, timeout=5, user_agent="t")):
+            assert await kube.get(PATH) == OBJECT
+            await kube.close()
 
 
 async def test_a_home_that_may_not_be_looked_into_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
