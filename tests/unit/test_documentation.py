@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -117,17 +116,3 @@ def assert_as_written(annotations: dict[str, str]) -> None:
     assert record.encode() == annotations[RECORD_ANNOTATION]
     assert claim.encode() == annotations[CLAIM_ANNOTATION]
     assert record.holder == claim.holder
-
-
-def test_documents_name_the_same_permissions() -> None:
-    """The rules in the README and the Role in the page on balance allow the same."""
-    verbs = []
-    for document in (README, BALANCE):
-        (rules,) = [block["rules"] for block in yaml_blocks(document) if "rules" in block]
-        allowed: defaultdict[str, set[str]] = defaultdict(set)
-        for rule in rules:
-            for resource in rule["resources"]:
-                allowed[resource] |= set(rule["verbs"])
-        verbs.append(allowed)
-    assert verbs[0] == verbs[1]
-    assert verbs[0] == {"endpoints": {"get", "create", "update", "watch", "list", "patch"}, "pods": {"get"}}
