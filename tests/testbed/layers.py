@@ -1,4 +1,4 @@
-"""Says whether every layer of the tests ran, from pytest's JUnit XML report: `python -m tests.testbed.layers REPORT`.
+"""Says whether every layer of the tests ran, from pytest's JUnit XML: `python -m tests.testbed.layers REPORT...`.
 
 A suite can be green because half of it was not there. Status 1 when a layer passed no test, or when a test was skipped.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-LAYERS = ("unit", "contract", "contract-real", "system", "system-real", "testbed")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LAYERS = ("unit", "contract", "contract-real", "system", "system-real", "testbed", "image", "image-real", "cluster")
 
 REAL_PROPERTY = "real"
 """The property, in the report, of a test that needs a real API server or a program built with Go."""
@@ -23,11 +28,11 @@ def layer(case: ET.Element) -> str:
     return f"{folder}-real" if real else folder
 
 
-def problems(report: Path) -> tuple[Counter[str], list[str]]:
-    """Count the tests that passed by layer, and list what is wrong with the run, one line each."""
+def problems(*reports: Path) -> tuple[Counter[str], list[str]]:
+    """Count the tests that passed by layer, and list what is wrong with the runs, one line each."""
     passed: Counter[str] = Counter()
     found: list[str] = []
-    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
+    for case in chain.from_iterable(map(_cases, reports)):
         name = f"{case.get('classname')}::{case.get('name')}"
         skipped = case.find("skipped")
         if skipped is not None:
@@ -38,9 +43,13 @@ def problems(report: Path) -> tuple[Counter[str], list[str]]:
     return passed, found
 
 
+def _cases(report: Path) -> Iterator[ET.Element]:
+    return ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it a moment ago
+
+
 def main() -> int:
     """Print the passed tests by layer; on stderr, what is wrong."""
-    passed, found = problems(Path(sys.argv[1]))
+    passed, found = problems(*map(Path, sys.argv[1:]))
     sys.stdout.write(f"layers: {', '.join(f'{name} {count}' for name, count in sorted(passed.items()))}\n")
     sys.stderr.writelines(f"error: {problem}\n" for problem in found)
     return 1 if found else 0

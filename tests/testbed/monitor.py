@@ -20,7 +20,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from tests.testbed.sidecar import Sidecar
 
@@ -31,6 +31,8 @@ LONGEST_GAP = 0.5
 """Seconds between two answers beyond which they prove nothing about the time between them."""
 
 QUESTION = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +140,7 @@ class Monitor:
 
     def spans(self, candidate: Sidecar) -> Iterator[Span]:
         """Yield when the candidate named itself."""
-        run: list[Naming] = []
-        for answer in self._answers[candidate]:
-            if run and (answer.name != candidate.identity or answer.sent - run[-1].received > LONGEST_GAP):
-                yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
-                run = []
-            if answer.name == candidate.identity:
-                run.append(answer)
-        if run:
-            yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
+        return spans(candidate.identity, self._answers[candidate])
 
     def at_once(self) -> list[AtOnce]:
         """Return who named itself while who else did; empty when that is not proven of any two."""
@@ -174,36 +168,69 @@ class Monitor:
             self._ticks.append(time.monotonic())
             await asyncio.sleep(EVERY)
 
-    # -- Asking --
-
     async def _ask(self, candidate: Sidecar) -> None:
-        answers = self._answers[candidate]
-        while True:
-            with suppress(OSError, EOFError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", candidate.port)
-                try:
-                    await self._ask_over(reader, writer, answers)
-                finally:
-                    writer.transport.abort()
-            now = time.monotonic()
-            answers.append(Naming(now, now, None))
-            await asyncio.sleep(EVERY)
+        await ask(lambda: asyncio.open_connection("127.0.0.1", candidate.port), self._answers[candidate])
 
-    async def _ask_over(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: list[Naming]
-    ) -> None:
-        """Ask until the connection ends. Raises OSError or EOFError.
 
-        A question may wait as long as the candidate is stopped: what it answers first, once it goes on, is recorded.
-        """
-        while True:
-            sent = time.monotonic()
-            writer.write(QUESTION)
-            head = await reader.readuntil(b"\r\n\r\n")
-            body = await reader.readexactly(_length(head))
-            received = time.monotonic()
-            answers.append(Naming(sent, received, str(json.loads(body)["name"])))
-            await asyncio.sleep(max(0.0, sent + EVERY - received))
+# -- Judging --
+
+
+def spans(identity: str, answers: Iterable[Naming]) -> Iterator[Span]:
+    """Yield when the candidate of that name, which gave these answers, named itself."""
+    run: list[Naming] = []
+    for answer in answers:
+        if run and (answer.name != identity or answer.sent - run[-1].received > LONGEST_GAP):
+            yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
+            run = []
+        if answer.name == identity:
+            run.append(answer)
+    if run:
+        yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
+
+
+# -- Asking --
+
+
+async def ask(
+    connect: Callable[[], Awaitable[Streams]],
+    answers: list[Naming],
+    *,
+    question: bytes = QUESTION,
+    every: float = EVERY,
+) -> None:
+    """Ask one candidate every so many seconds, over one connection as long as that lasts, until cancelled.
+
+    A question that is not answered, because nobody can be reached, is recorded as an answer that names None.
+    """
+    while True:
+        with suppress(OSError, EOFError):
+            reader, writer = await connect()
+            try:
+                await _ask_over(reader, writer, answers, question=question, every=every)
+            finally:
+                writer.transport.abort()
+        now = time.monotonic()
+        answers.append(Naming(now, now, None))
+        await asyncio.sleep(every)
+
+
+async def _ask_over(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: list[Naming], *, question: bytes, every: float
+) -> None:
+    """Ask until the connection ends. Raises OSError or EOFError.
+
+    A question may wait as long as the candidate is stopped: what it answers first, once it goes on, is recorded.
+    """
+    while True:
+        sent = time.monotonic()
+        writer.write(question)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError(f"not the candidate's answer: {head!r}")  # but that of a proxy on the way to it
+        body = await reader.readexactly(_length(head))
+        received = time.monotonic()
+        answers.append(Naming(sent, received, str(json.loads(body)["name"])))
+        await asyncio.sleep(max(0.0, sent + every - received))
 
 
 def _length(head: bytes) -> int:

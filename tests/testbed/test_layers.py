@@ -20,6 +20,9 @@ COMPLETE = f"""
 <testcase classname="tests.system.test_flags" name="test_help"/>
 <testcase classname="tests.system.test_faults" name="test_sigstop">{REAL}
 <testcase classname="tests.testbed.test_proxy" name="test_cut"/>
+<testcase classname="tests.image.test_contents" name="test_labels"/>
+<testcase classname="tests.image.test_lifecycle" name="test_stop">{REAL}
+<testcase classname="tests.cluster.test_example" name="test_elects"/>
 """
 
 
@@ -61,3 +64,13 @@ def test_a_skipped_test_is_a_problem(tmp_path: Path) -> None:
     found = problems(report(tmp_path, COMPLETE + skipped))[1]
 
     assert found == ["skipped: tests.unit.test_record::test_zone: no zones"]
+
+
+def test_reports_are_one_run(tmp_path: Path) -> None:
+    """What one report lacks, another may have."""
+    lines = COMPLETE.strip().splitlines()
+    (tmp_path / "containers").mkdir()
+
+    found = problems(report(tmp_path, "".join(lines[:6])), report(tmp_path / "containers", "".join(lines[6:])))
+
+    assert found == (dict.fromkeys(LAYERS, 1), [])

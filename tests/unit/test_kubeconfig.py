@@ -123,7 +123,7 @@ async def test_an_authority_that_client_go_accepts_is_accepted(
     pod: Pod, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One that states no key usage, as many a cluster's: from the service account and from a kubeconfig."""
-    authority = Authority(tmp_path)
+    authority = Authority(tmp_path, strict=False)
     pod.tls.load_cert_chain(*authority.server("server", names=[], addresses=["127.0.0.1"]))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority.certificate))
     async with wire(answered(OBJECT), tls=pod.tls) as server:
