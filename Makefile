@@ -4,12 +4,17 @@ UV ?= $(if $(wildcard $(BIN)/uv),$(BIN)/uv,uv)
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= leader-elector:$(VERSION)
+# What else `docker build` is given: BUILD=--network=host, BUILD=--build-arg=BASE=...
+BUILD ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS)
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint format bench requirements clean
+.PHONY: help venv demo test test-fast test-image test-cluster cluster-up cluster-down image lint format bench \
+  requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -19,11 +24,33 @@ venv: $(INSTALLED) ## the virtual environment .venv, with everything that the ot
 demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, and comes back; no cluster needed
 	@$(BIN)/electionctl demo $(ARGS)
 
-test: lint ## everything: lint, and all tests, those on a real API server included
-	@$(BIN)/pytest --junit-xml=build/tests.xml $(ARGS)
+# The image and the cluster are for one process, and after the others: they measure as well.
+test: lint ## everything: lint, and all tests; those of image and cluster where there is an engine and root
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not image and not cluster" --leave-out-unavailable \
+	  --junit-xml=build/tests.xml $(ARGS)
+	@$(BIN)/pytest -m "image or cluster" --leave-out-unavailable --junit-xml=build/tests-containers.xml $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that need no server, in about a minute
-	@$(BIN)/pytest -n 3 --dist worksteal -m "not real and not election" $(ARGS)
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not real and not election and not image and not cluster" $(ARGS)
+
+test-image: $(INSTALLED) ## the tests of the image, as containers; another one: LEADER_ELECTOR_TEST_IMAGE=NAME
+	@$(BIN)/pytest tests/image $(ARGS)
+
+test-cluster: $(INSTALLED) ## the tests in pods on three nodes, made here as root, or on yours: KUBECONFIG=FILE
+	@$(if $(KUBECONFIG),echo "on the cluster of $(KUBECONFIG)")
+	@LEADER_ELECTOR_TEST_CLUSTER="$(KUBECONFIG)" $(BIN)/pytest tests/cluster $(ARGS)
+
+cluster-up: $(INSTALLED) ## a real cluster of three nodes on this machine, as root; NODES=2 NODE_CPUS=0.5 PVS=12
+	@$(BIN)/python -m tests.testbed.cluster up $(ARGS)
+
+cluster-down: $(INSTALLED) ## end and remove it
+	@$(BIN)/python -m tests.testbed.cluster down
+
+image: ## build the image with `docker build`; another name: IMAGE=..., more options: BUILD=...
+	@docker build $(BUILD) --tag $(IMAGE) \
+	  --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+	  --build-arg CREATED="$$(git log -1 --format=%cI 2>/dev/null)" .
 
 lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
 	@$(BIN)/ruff check --quiet
@@ -40,6 +67,7 @@ bench: $(INSTALLED) ## what an election costs, measured on a real API server
 requirements: ## pin the requirement files anew with uv; newest versions: ARGS=--upgrade
 	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or name it: make requirements UV=PATH" >&2; exit 1; }
 	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) --group image -o requirements-build.txt
 	@$(COMPILE) pyproject.toml --extra lab --extra plot --group build --group test --group lint -o requirements-dev.txt
 
 clean: ## remove .venv, caches and reports; what was built with Go stays in its cache outside of the tree
