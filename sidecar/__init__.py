@@ -24,3 +24,6 @@ What is not promised
 * There may be no leader for up to a lease (and a little more) after a leader died.
 * Leaders need not be spread evenly at every instant: each acts on a census of its own, and is put right by a later one.
 """
+
+__version__ = "0.1.0"
+"""The project's version. Not read from the package's metadata: what reads that is 2 MiB of a sidecar."""

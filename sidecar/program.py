@@ -8,11 +8,10 @@ import random
 import secrets
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar import duration, kubeconfig, web
+from sidecar import __version__, duration, imports, kubeconfig, web
 from sidecar.candidate import Candidate, SystemClock
 from sidecar.election import Balance, Candidacy
 from sidecar.group import EndpointsGroup
@@ -51,7 +50,7 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
         )
     except ConfigError as error:
         raise StartError(str(error), MISUSED) from error
-    kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{version('leader-elector')}")
+    kube = KubeClient(load, timeout=chosen.request_timeout, user_agent=f"leader-elector/{__version__}")
     candidacy = _candidacy(chosen)
     balanced = candidacy.balance is not None
     candidate = Candidate(
@@ -77,6 +76,7 @@ async def run(chosen: Settings, log: FilteringBoundLogger) -> None:
         stack.push_async_callback(kube.close)
         # Before the first contact with the API server: whoever asks early is told that nobody leads.
         ports = await stack.enter_async_context(_answering(chosen, chosen.http, candidate)) if chosen.http else []
+        await imports.complete()
         await _connect(kube, candidate)
         told = {"namespace": chosen.namespace, "ttl": duration.render(chosen.ttl), "ports": ports}
         if chosen.balance and not balanced:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import sidecar
 from sidecar import duration
-from tests.bench import balance_report, report
+from tests.bench import balance_report, footprint_report, report
 from tests.bench.bed import Bed
 from tests.bench.candidates import PLACEHOLDERS, CandidateError, Command, TemplateError, command_from
 from tests.bench.coldstart import BY_NODE, ORDERED, Series, cold_start
 from tests.bench.crash import crashes
+from tests.bench.footprint import Load
+from tests.bench.footprint import measure as measure_footprint
 from tests.bench.forking import ForkServer
 from tests.bench.journal import Journal, JournalError, fingerprint
 from tests.bench.lockwatch import WatchError
@@ -31,9 +33,14 @@ from tests.bench.measure import Workload, measure, patience
 from tests.bench.options import CLIENTGO, FORK, MANY_ELECTIONS, MANY_REPLICAS, VARIANTS, parse
 from tests.bench.outcome import Crash, Run, summary
 from tests.bench.server import AuditedAPIServer
-from tests.testbed import golang, peers
+from tests.testbed import engine as engines
+from tests.testbed import golang, image, peers
 from tests.testbed.apiserver import StartError
 from tests.testbed.connection import APIError
+from tests.testbed.containers import remove_remains
+from tests.testbed.engine import EngineError
+from tests.testbed.image import ImageError
+from tests.testbed.standins import StandInError
 
 if TYPE_CHECKING:
     import argparse
@@ -44,6 +51,19 @@ if TYPE_CHECKING:
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
+FAILURES = (
+    StartError,
+    golang.BuildError,
+    APIError,
+    JournalError,
+    WatchError,
+    EngineError,
+    ImageError,
+    StandInError,
+    OSError,
+)
+"""What one line is enough for."""
+
 STOCK_FLAGS = "--election={election} --election-namespace={namespace} --id={id} --ttl={ttl} --http=localhost:{port}"
 
 
@@ -52,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if chosen.image is not None:
+            return _footprint(chosen)
         commands = [_own(chosen), *map(_compared, chosen.compare)]
         # What is wrong with a template is said before the first minutes have passed.
         examples = dict.fromkeys(PLACEHOLDERS, "x")
@@ -64,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TemplateError as error:
         sys.stderr.write(f"error: {error}\n")
         return MISUSED
-    except (StartError, golang.BuildError, APIError, JournalError, WatchError, OSError) as error:
+    except FAILURES as error:
         sys.stderr.write(f"error: {error}\n")
         return FAILED
 
@@ -240,7 +262,34 @@ def _put_away(kept: Path | None, folder: Path, name: str, run: Run) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-# -- Both --
+# -- The footprint of the image --
+
+
+def _footprint(chosen: argparse.Namespace) -> int:
+    machine = _machine()
+    load = Load(replicas=chosen.replicas, ttl=chosen.ttl, settle=chosen.settle, window=chosen.window)
+    with engines.ensure() as engine, tempfile.TemporaryDirectory(prefix="leader-elector-bench-") as folder:
+        remove_remains(engine)
+        name = chosen.image or image.ensure(engine)
+        progress = _Progress(name)
+        try:
+            measured = measure_footprint(engine, name, load, folder=Path(folder), progress=progress)
+        except CandidateError as error:
+            progress.end()
+            sys.stderr.write(f"error: {error}\n")
+            return FAILED
+        finally:
+            progress.end()
+    goals = footprint_report.compare_with_limits(measured) if chosen.check else []
+    if chosen.json:
+        _print(footprint_report.document(measured, goals, machine))
+    else:
+        tell = footprint_report.markdown if chosen.markdown else footprint_report.table
+        _print(str(machine), tell(measured), report.goal_lines(goals))
+    return OK if all(goal.met for goal in goals) else FAILED
+
+
+# -- All of them --
 
 
 def _print(*parts: str) -> None:

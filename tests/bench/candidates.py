@@ -111,18 +111,10 @@ class Candidate:
 
     def name(self) -> str | None:
         """Return the leader that its `/` names, `""` for nobody; None when it does not answer in time."""
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         try:
-            client.request("GET", "/")
-            body = client.getresponse().read(ANSWER_LIMIT)
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            client.close()
-        try:
-            return str(json.loads(body)["name"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._error(f"answers what is no leader's name: {body[:80]!r}") from error
+            return leader_named_on(self.port)
+        except ValueError as error:
+            raise self._error(str(error)) from error
 
     def leads(self) -> bool:
         """Tell whether its own `/` names itself."""
@@ -302,6 +294,25 @@ def command_from(template: str, values: dict[str, str]) -> list[str]:
     if not filled:
         raise TemplateError("the command is empty")
     return filled
+
+
+def leader_named_on(port: int) -> str | None:
+    """Return the leader that `/` on a port of this machine names, `""` for nobody; None when nothing answers in time.
+
+    Raises ValueError when it answers something else.
+    """
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
+    try:
+        client.request("GET", "/")
+        body = client.getresponse().read(ANSWER_LIMIT)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        client.close()
+    try:
+        return str(json.loads(body)["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"answers what is no leader's name: {body[:80]!r}") from error
 
 
 def cpu_seconds(pid: int) -> float:

@@ -154,6 +154,16 @@ def parse_cpu_seconds(stat: str, *, ticks: int) -> float:
     return (int(fields[11]) + int(fields[12])) / ticks
 
 
+def parse_start_time(stat: str, *, ticks: int) -> float:
+    """Return when a process was started, in seconds since the machine was, from its `/proc/PID/stat`."""
+    return int(stat.rpartition(")")[2].split()[19]) / ticks
+
+
+def parse_run_time(schedstat: str) -> float:
+    """Return the processor time of a thread, to the nanosecond, from its `/proc/PID/task/TID/schedstat`."""
+    return int(schedstat.split(maxsplit=1)[0]) / 1e9
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value below which this share of the values lies, between the two nearest ones in proportion."""
     ordered = sorted(values)

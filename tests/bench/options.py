@@ -13,7 +13,7 @@ from tests.bench.candidates import PLACEHOLDERS
 from tests.bench.coldstart import BY_NODE, ORDERED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 FORK, SPAWN = "fork", "spawn"
 
@@ -37,7 +37,7 @@ MOST_CANDIDATES = 500
 LONGEST_WINDOW = 3600.0
 LONGEST_TTL = 600.0
 
-STEADY = {
+STEADY: Mapping[str, object] = {
     "elections": 5,
     "replicas": 5,
     "nodes": 3,
@@ -48,28 +48,49 @@ STEADY = {
 }
 CHECKED_WINDOW = 300.0
 """Seconds: what a candidate does now and then, it does every few minutes."""
-BALANCE = {"runs": 20, "starts": "1", "settle": 6.0, "crashes": 0, "seed": 1, "out": None, "logs": None, "start": None}
-"""The options of each mode, with their defaults. None of the other's may be given."""
+BALANCE: Mapping[str, object] = {
+    "runs": 20,
+    "starts": "1",
+    "settle": 6.0,
+    "crashes": 0,
+    "seed": 1,
+    "out": None,
+    "logs": None,
+    "start": None,
+}
+FOOTPRINT: Mapping[str, object] = {"replicas": 5, "settle": 10.0, "window": 60.0}
+"""The options of each mode, with their defaults. None of another's may be given."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return what was asked for; ends the program with status 2, and a line on stderr, when that makes no sense."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    mine, others, mode = (BALANCE, STEADY, "with") if chosen.balance else (STEADY, BALANCE, "without")
-    for name in others.keys() - mine.keys():
+    mine, mode = _mode(parser, chosen)
+    for name in sorted({**STEADY, **BALANCE}.keys() - mine.keys()):
         if getattr(chosen, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} has no meaning {mode} --balance")
-    if chosen.window is None and chosen.check:
+            parser.error(f"--{name.replace('_', '-')} has no meaning {mode}")
+    if chosen.window is None and chosen.check and mine is STEADY:
         chosen.window = CHECKED_WINDOW
     for name, default in mine.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, default)
     if chosen.balance:
         _check_balance(parser, chosen)
+    elif chosen.image is not None:
+        _check_footprint(parser, chosen)
     else:
         _check_steady(parser, chosen)
     return chosen
+
+
+def _mode(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> tuple[Mapping[str, object], str]:
+    """Return the options that have a meaning, and the words for that."""
+    if chosen.balance and chosen.image is not None:
+        parser.error("--balance and --image are two things to measure")
+    if chosen.balance:
+        return BALANCE, "with --balance"
+    return (STEADY, "without --balance") if chosen.image is None else (FOOTPRINT, "with --image")
 
 
 def _check_steady(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
@@ -91,11 +112,19 @@ def _check_balance(parser: argparse.ArgumentParser, chosen: argparse.Namespace) 
         parser.error("--start=fork: only this project's own program can be forked, not that of --command")
 
 
+def _check_footprint(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    if chosen.replicas < 2:
+        parser.error("--replicas: a leader alone has no followers to measure")
+    if chosen.command or chosen.name or chosen.compare:
+        parser.error("--image measures containers; --command, --name and --compare have no meaning with it")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make bench ARGS=...",
         description="Runs elections of any program against a real API server, and measures what they cost; "
-        "with --balance, how their leaders are spread over nodes after cold starts.",
+        "with --balance, how their leaders are spread over nodes after cold starts; with --image, what containers "
+        "of an image occupy.",
         epilog="Placeholders of a TEMPLATE: " + " ".join(f"{{{name}}}" for name in PLACEHOLDERS) + ". "
         "No shell runs it. It also finds KUBECONFIG, POD_NAME, POD_UID and NODE_NAME in its environment.",
     )
@@ -106,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         metavar="SECONDS",
         help="after the last start: until the window (default 45); "
-        "with --balance, that are watched at least (default 6)",
+        "with --balance, that are watched at least (default 6); with --image until the window (default 10)",
     )
     add("--command", metavar="TEMPLATE", help="the program (default: leader-elector with the stock image's flags)")
     add("--name", metavar="LABEL", help="what its column is called (default: the program's name)")
@@ -136,6 +165,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--window", type=_seconds, metavar="SECONDS", help="of the steady state (default 60; 300 with --check)")
     add("--kill-trials", type=_count("trials", least=0), metavar="N", help="leaders killed (default 10)")
     add("--term-trials", type=_count("trials", least=0), metavar="N", help="leaders ended (default 10)")
+
+    add = parser.add_argument_group("the footprint of the image; also --replicas, --window").add_argument
+    add(
+        "--image",
+        nargs="?",
+        const="",
+        metavar="IMAGE",
+        help="what containers of an image occupy: a leader, and followers; without a name, the image of this tree",
+    )
 
     add = parser.add_argument_group("cold starts").add_argument
     add("--balance", type=_shape, metavar="AxRxN", help="A elections of R candidates each on N nodes")
