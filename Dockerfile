@@ -22,13 +22,14 @@ RUN tools/bin/pip wheel --quiet --wheel-dir wheels --no-deps --no-build-isolatio
  && tools/bin/pip --python /opt/leader-elector install --quiet --no-index --no-deps --no-compile wheels/*.whl
 
 # With lazy imports nothing ever loads the generated models and what calls with them: 44 MiB with their bytecode. That
-# all else works without them, is proved here. Bytecode is not compared with its source when it is loaded: nobody edits
+# all else works without them, is proved here. electionctl is for where people are, and takes libraries of its own. Bytecode is not compared with its source when it is loaded: nobody edits
 # that here, and so it does not matter which times a registry or a node gives to files. It leaves out the columns that a
 # traceback would underline.
 COPY tests/image/check.py ./
 RUN cd /opt/leader-elector/lib/python3*/site-packages \
  && python3 -c 'import sys; sys.set_lazy_imports("all")' \
  && rm -r kubernetes_asyncio/client/api kubernetes_asyncio/client/models \
+ && rm /opt/leader-elector/bin/electionctl \
  && PYTHONNODEBUGRANGES=1 python3 -m compileall -q --invalidation-mode=unchecked-hash . \
  && /opt/leader-elector/bin/python3 -B /build/check.py
 
@@ -48,12 +49,10 @@ COPY --from=build /build/entry /
 RUN PYTHONNODEBUGRANGES=1 python3 -m compileall -q -f --invalidation-mode=unchecked-hash \
       -x '/(ensurepip|idlelib|site-packages|test|tkinter|turtledemo)/' \
       "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-# SSL_CERT_FILE: the system's certificate authorities are looked up one by one, in SSL_CERT_DIR, when they are asked
-# for, not all read at the start. TMPDIR: where a root file system that is read-only can be written to, and in memory;
-# the certificates and keys that a kubeconfig holds are put there.
+# TMPDIR: where a root file system that is read-only can be written to, and in memory; the certificates and keys that a
+# kubeconfig holds are put there.
 ENV PATH=/opt/leader-elector/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    SSL_CERT_FILE=/dev/null \
     TMPDIR=/dev/shm
 WORKDIR /
 USER 65532:65532

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NEEDED = (
     # Requests: the first one, the first with a body, and the first that fails.
     "aiohappyeyeballs.impl",
     "aiohttp.client",
-    "aiohttp.connector",
     "aiohttp.cookiejar",
     "aiohttp.formdata",
     "aiohttp.payload",
@@ -40,12 +44,14 @@ NEEDED = (
     "yarl._quoters",
     # Questions on port 4040: the first one, and those with a header that takes some reading.
     "aiohttp.web_protocol",
-    "idna",
     # Our own.
     "sidecar.balance",
     "sidecar.settling",
 )
 """Modules that are used only once something happens. Found with `python -X importtime` in every test of the system."""
+
+
+_AUTHORITIES = "SSL_CERT_FILE"
 
 
 def make_lazy() -> None:
@@ -57,8 +63,28 @@ def make_lazy() -> None:
         sys.set_lazy_imports("all")
 
 
+@contextmanager
+def _no_authorities() -> Iterator[None]:
+    """Keep OpenSSL from reading the system's certificate authorities, by the variable that names the file with them.
+
+    aiohttp reads all of them as it is imported, 1.6 MiB, for requests that bring none of their own. Ours do: the
+    client's context is made later, and reads them where a kubeconfig names none.
+    """
+    given = os.environ.get(_AUTHORITIES)
+    os.environ[_AUTHORITIES] = os.devnull
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_AUTHORITIES]
+        else:
+            os.environ[_AUTHORITIES] = given
+
+
 async def complete() -> None:
     """Import what an election may come to need; whoever asks who leads meanwhile is answered."""
+    with _no_authorities():
+        importlib.import_module("aiohttp.connector")
     for name in NEEDED:
         # A library's next version may be cut into other modules, and what is not loaded here is loaded when it is used.
         with suppress(ModuleNotFoundError):

@@ -54,7 +54,10 @@ async def _in_cluster() -> Configuration:
     try:
         load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError, ValueError) as error:
-        raise ConfigError(f"the pod's service account cannot be used: {_sentence(error)}") from error
+        raise ConfigError(
+            f"the pod's service account cannot be used: {_sentence(error)}; "
+            "automountServiceAccountToken must not be false"
+        ) from error
     reread = cast("Callable[[Configuration], None]", configuration.refresh_api_key_hook)
 
     def refresh(current: Configuration) -> None:

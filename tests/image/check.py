@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -18,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import urllib.request
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from sidecar import imports
 imports.make_lazy()
 
 from aiohttp import web  # noqa: E402 - as late as in the program, as all that follows
+from kubernetes_asyncio.config import incluster_config  # noqa: E402
 
 from sidecar import kubeconfig  # noqa: E402
 from sidecar.kube import KubeClient  # noqa: E402
@@ -34,15 +34,13 @@ from sidecar.lab.access import ADMIN  # noqa: E402
 from sidecar.lab.apiserver import EmbeddedAPIServer  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 TOKEN = "known"
 SECONDS = 60.0
 """Within which everything must be done."""
 REQUEST_SECONDS = 5.0
 ENDPOINTS = "/api/v1/namespaces/default/endpoints"
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 async def main() -> None:
@@ -53,9 +51,8 @@ async def main() -> None:
             paths = _write_kubeconfigs(Path(folder), server.url, issuer)
             for path in paths:
                 await _ask_everything(path)
-            await _load_service_account()
-            _find_authorities()
             await _run_program(paths[0])
+            await _load_service_account(Path(folder))
     sys.stdout.write("the sidecar works with what the image holds\n")
 
 
@@ -132,31 +129,25 @@ async def _ask_everything(path: Path) -> None:
         raise SystemExit(f"{path.name}: {name} was listed as {listed}, and seen as {changed}")
 
 
-async def _load_service_account() -> None:
+async def _load_service_account(folder: Path) -> None:
     """Load a pod's configuration, up to the first connection."""
-    with _service_account():
-        client = _client(None)
-        await client.connect()
-        await client.close()
-
-
-@contextmanager
-def _service_account() -> Iterator[None]:
-    SERVICE_ACCOUNT.mkdir(parents=True)
-    (SERVICE_ACCOUNT / "token").write_text(TOKEN)
-    shutil.copy(AUTHORITIES, SERVICE_ACCOUNT / "ca.crt")
+    token, authority = folder / "token", folder / "ca.crt"
+    token.write_text(TOKEN)
+    # Any will do: none of them is asked.
+    authority.write_text(ssl.DER_cert_to_PEM_cert(_context().get_ca_certs(binary_form=True)[0]))
+    incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME = str(token), str(authority)
     os.environ.update(KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT="443")
-    try:
-        yield
-    finally:
-        shutil.rmtree(SERVICE_ACCOUNT)
+    client = _client(None)
+    await client.connect()
+    await client.close()
 
 
-def _find_authorities() -> None:
-    """See that OpenSSL can look up a certificate authority by the hash of its name, as SSL_CERT_FILE leaves it to."""
-    folder = Path(ssl.get_default_verify_paths().openssl_capath)
-    if not any(folder.glob("????????.0")):
-        raise SystemExit(f"{folder} has no certificate authorities by their hashes; the base needs ca-certificates")
+def _context() -> ssl.SSLContext:
+    """Return a context with the system's authorities, on which a kubeconfig that names none relies."""
+    context = ssl.create_default_context()
+    if not context.get_ca_certs():
+        raise SystemExit("the base has no certificate authorities; on Debian: ca-certificates")
+    return context
 
 
 async def _run_program(path: Path) -> None:

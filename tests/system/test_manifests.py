@@ -486,14 +486,38 @@ def test_the_plain_example_has_the_components_text() -> None:
 
 
 def test_every_manifest_names_this_version() -> None:
-    """The image's tag is the version of the package, wherever a manifest or the page on migrating names the image."""
+    """The image's tag is the version of the package, wherever a manifest or a page names the image with one."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    tags = {}
-    for path in (*sorted(K8S.rglob("*.yaml")), MIGRATING):
-        for tag in re.findall(r"image: leader-elector(\S*)", path.read_text(encoding="utf-8")):
-            tags[path.name] = tag
-    assert {SIDECAR.name, PLAIN.name, MIGRATING.name} <= set(tags)
-    assert set(tags.values()) == {f":{version}"}
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    named = {
+        path.name: re.findall(r"\bleader-elector:(\d+\.\d+\.\d+)", path.read_text(encoding="utf-8"))
+        for path in (*sorted(K8S.rglob("*.yaml")), ROOT / "docker-compose.yml", *pages)
+    }
+    assert {SIDECAR.name, PLAIN.name, MIGRATING.name, "docker-compose.yml"} <= {name for name in named if named[name]}
+    assert {tag for tags in named.values() for tag in tags} == {version}
+
+
+def test_namespaces_of_one_group_are_allowed_beside_each_other(
+    kustomize: Callable[[Path], list[Document]], tmp_path: Path
+) -> None:
+    """What the cluster's step says of further namespaces gives each a binding of its own, under another name."""
+    header = (K8S / "rbac/cluster/rbac.yaml").read_text(encoding="utf-8").partition("apiVersion:")[0]
+    shown = "\n".join(line[4:] for line in header.splitlines() if line.startswith("#   "))
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    content = {**yaml.safe_load(shown), "resources": [os.path.relpath(K8S / "rbac/cluster", folder)]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+
+    bindings = [
+        one
+        for source in (kustomize(K8S / "rbac/cluster"), kustomize(folder))
+        for one in source
+        if one["kind"] == "ClusterRoleBinding"
+    ]
+    assert [(one["metadata"]["name"], one["subjects"][0]["namespace"]) for one in bindings] == [
+        ("leader-elector-default", "default"),
+        ("leader-elector-shop", "shop"),
+    ]
 
 
 def test_the_pages_variables_are_the_components() -> None:
