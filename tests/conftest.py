@@ -46,10 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers, and see to it that programs that the tests start can be interrupted."""
-    # In the background of a shell script SIGINT is ignored, under nohup SIGHUP; all of them would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Declare the markers, and see to it that these tests and the programs that they start can be interrupted."""
+    # However this process is told to end, the fixtures remove what they made. In the background of a shell script
+    # SIGINT is ignored, under nohup SIGHUP; programs would inherit that, but a handler they do not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "real: needs a real API server or a program built with Go; set by what a test asks for"
     )
@@ -110,6 +111,10 @@ def _provide(session: pytest.Session, layer: str) -> None:
     config = session.config
     selected = [item for item in session.items if _layer(item) == layer]
     if not selected:
+        return
+    if hasattr(config, "workerinput"):
+        # Each process would start an engine of its own, and all would want the one cluster.
+        config.stash[PROBLEMS][layer] = f"the tests in tests/{layer} are for one process: run them without -n"
         return
     try:
         provision.provide(layer, config.add_cleanup)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from sidecar import settings
-from tests.testbed import binaries, processes
+from tests.testbed import processes
 from tests.testbed.connection import write_kubeconfig
 from tests.testbed.ports import free_port
 from tests.testbed.sidecar import PROGRAM, Sidecars, environment, leader_of, until
@@ -125,12 +125,6 @@ def sidecar_container() -> Document:
 def yaml_blocks(document: Path) -> list[str]:
     """Return the YAML blocks of a page."""
     return re.findall(r"^```yaml\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="session")
-def kubectl() -> Path:
-    """Return kubectl, of the version of the API server."""
-    return binaries.ensure_programs("kubectl") / "kubectl"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.testbed import commands
 from tests.testbed.processes import TETHER, tail
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ MOUNTS = {
     "containers": "/var/log/containers",
 }
 """What a node keeps when it is switched off, and where it is mounted there: folders that must exist on the machine."""
-PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-"""Where programs are looked for; not every administrator's shell has the folders of the administrator's programs."""
+PATH = commands.path()
+"""Where programs are looked for."""
 LOCK_SECONDS = 15.0
 """How long to wait for another process that may be taking its cluster down."""
 END_SECONDS = 60.0

@@ -1,7 +1,8 @@
 """Containers under test: started so that all of them are removed, whatever becomes of the tests.
 
 A private engine takes its containers with it. On an engine that goes on, each carries the label of the process that
-made it, and whoever makes some there later removes those of a process that is gone.
+made it, and whoever makes some there later removes those of a process that is gone. Of processes on another machine,
+in another container or before the last start of the machine nobody here can tell: what they made is left alone.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def remove_remains(engine: Engine, *, mine: bool = False) -> None:
 
     Raises EngineError.
     """
+    own, place = _mark(os.getpid()), f"{_place()}/"
     kinds = (
         (("ps", "--all"), "ID", ("rm", "--force", "--volumes")),
         (("network", "ls"), "ID", ("network", "rm")),
@@ -54,15 +56,21 @@ def remove_remains(engine: Engine, *, mine: bool = False) -> None:
         told = engine.run(*listing, f"--filter=label={LABEL}", "--format", f'{{{{.{name}}}}} {{{{.Label "{LABEL}"}}}}')
         for line in told.splitlines():
             thing, maker = line.split()
-            if maker == _mark(os.getpid()) if mine else maker != _mark(int(maker.partition("-")[0])):
+            if maker == own if mine else maker.startswith(place) and maker != _mark(int(maker.split("/")[2])):
                 engine.run(*remove, thing)
 
 
 def _mark(pid: int) -> str:
     # A process id comes again, but not with the same start time (proc_pid_stat(5)).
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return f"{pid}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+        return f"{_place()}/{pid}/{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
     return ""
+
+
+def _place() -> str:
+    """Return where this process's number means this process: which start of which machine, and which namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 class SidecarContainer(Sidecar):

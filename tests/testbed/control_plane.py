@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.testbed import addresses
 from tests.testbed.certificate import Authority, signing_key
-from tests.testbed.cluster_site import MOUNTS, ClusterError, run
+from tests.testbed.cluster_site import MOUNTS, ClusterError
 from tests.testbed.connection import write_kubeconfig
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ def pod_range(number: int) -> str:
 
 def check_addresses() -> None:
     """Raise ClusterError when the machine has a route to one of the cluster's addresses, and so uses it already."""
-    for route in json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"])):
-        if route["dst"] == "default":
-            continue
-        taken = IPv4Network(route["dst"], strict=False)
-        for network in (NODE_NETWORK, POD_NETWORK, SERVICE_NETWORK):
-            if taken.overlaps(network):
-                device = route.get("dev", "another link")
-                raise ClusterError(f"the cluster's addresses {network} are taken on this machine: {taken} is {device}")
+    addresses.check((NODE_NETWORK, POD_NETWORK, SERVICE_NETWORK), error=ClusterError)
 
 
 def write_credentials(folder: Path, nodes: Sequence[str]) -> None:

@@ -20,14 +20,15 @@ import signal
 import subprocess
 import sys
 import time
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tests.testbed import golang, processes
+from tests.testbed import addresses, commands, golang, processes
+from tests.testbed.cluster_site import CGROUPS
 from tests.testbed.exclusive import try_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import FrameType
     from typing import Self, TextIO
 
@@ -40,7 +41,10 @@ SLOTS = 4
 """Private engines that may run on a machine at a time, each for one session of tests, with images of its own."""
 
 LOCKS = Path("/run")
-CGROUPS = Path("/sys/fs/cgroup")
+CONFIGURATION = Path("/etc/docker")
+"""Where every dockerd keeps something, for all that it is told."""
+NETWORK = "10.190.{slot}.0/24"
+"""Of a private engine's bridge, beside the networks of the cluster."""
 
 PROGRAMS = ("docker", "dockerd", "containerd", "runc", "unshare", "ip", "iptables")
 """What a private engine is run with."""
@@ -55,11 +59,22 @@ class EngineError(Exception):
     """There is no engine, or a command failed; the message is one line that says why and what to do."""
 
 
+class NoEngineError(EngineError):
+    """None answers, nobody named one, and none can be started here."""
+
+
 class Engine:
     """A Docker Engine on this machine. Made by `ensure`; `close` ends it if it is a private one."""
 
     def __init__(self, host: str) -> None:
         self.host = host
+        self.at_close = contextlib.ExitStack()
+        """What was put there and has to be taken back."""
+
+    @property
+    def is_private(self) -> bool:
+        """Tell whether it is a private one, whoever started it."""
+        return self.host.startswith(f"unix://{_folder()}/")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -73,7 +88,7 @@ class Engine:
 
     def command(self, *command: str, seconds: float) -> str:
         """Run a program that uses this engine, and return its standard output. Raises EngineError."""
-        return _command(*command, seconds=seconds, env={ENVIRONMENT_HOST: self.host})
+        return commands.run(*command, error=EngineError, seconds=seconds, env={ENVIRONMENT_HOST: self.host})
 
     def image_labels(self, name: str) -> dict[str, str] | None:
         """Return an image's labels, None when the engine does not have the image. Raises EngineError."""
@@ -90,7 +105,8 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """End a private engine with everything in it but images; nothing happens to another one."""
+        """End a private engine with everything in it but images; of another one, take back what was put there."""
+        self.at_close.close()
 
     def __enter__(self) -> Self:
         """Return the engine itself."""
@@ -108,14 +124,15 @@ class PrivateEngine(Engine):
     """
 
     def __init__(self, slot: int, lock: TextIO) -> None:
-        folder = golang.cache() / "engine" / str(slot)
+        folder = _folder() / str(slot)
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(f"unix://{folder / 'docker.sock'}")
         self._lock = lock
         self._name = f"leader-elector-engine-{slot}"
         self._log = folder / "dockerd.log"
-        self._bridge, self._address = f"le-engine{slot}", f"10.89.{slot}.1/24"
+        self._bridge, self._network = f"le-engine{slot}", IPv4Network(NETWORK.format(slot=slot))
         self._process: subprocess.Popen[bytes] | None = None
+        self._made = [] if CONFIGURATION.exists() else [CONFIGURATION]
         # Of one that was killed; they would keep this one from starting.
         self._remove_traces()
         for name in ("docker.sock", "pid", "dockerd.log"):
@@ -124,7 +141,7 @@ class PrivateEngine(Engine):
         try:
             self._make_network()
             command = self._command(folder)
-            self._process = processes.start(command, log=self._log, env={**os.environ, "PATH": _path()})
+            self._process = processes.start(command, log=self._log, env={**os.environ, "PATH": commands.path()})
             self._await_ready(self._process)
             self._empty()
         except BaseException:
@@ -133,14 +150,17 @@ class PrivateEngine(Engine):
 
     def close(self) -> None:
         """Remove its containers, networks and volumes, and end it."""
+        super().close()
         with contextlib.suppress(EngineError):
             self._empty()
         self._end()
 
     def _command(self, folder: Path) -> list[str]:
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        # Out of sight of the machine's containerd, which dockerd would use, and whose containers would outlive it.
-        alone = 'mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && exec dockerd "$@"'
+        # Out of sight of the machine's containerd, which dockerd would use, and whose containers would outlive it; and
+        # of the machine's own engine's folder, where dockerd writes a key.
+        hidden = ("/run/containerd", str(CONFIGURATION))
+        alone = "".join(f"mkdir -p {one} && mount -t tmpfs tmpfs {one} && " for one in hidden) + 'exec dockerd "$@"'
         # The settings of the machine's own engine, which are not for this one.
         configuration = folder / "daemon.json"
         configuration.write_text("{}")
@@ -206,8 +226,9 @@ class PrivateEngine(Engine):
         return (*bridged, "--match", "comment", "--comment", self._name, "--jump", "ACCEPT")
 
     def _make_network(self) -> None:
+        addresses.check([self._network], error=EngineError)
         _command("ip", "link", "add", self._bridge, "type", "bridge")
-        _command("ip", "address", "add", self._address, "dev", self._bridge)
+        _command("ip", "address", "add", f"{self._network[1]}/{self._network.prefixlen}", "dev", self._bridge)
         _command("ip", "link", "set", self._bridge, "up")
         # Where another Docker Engine is, or was, nothing is forwarded, and bridges ask the firewall.
         asks = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -224,12 +245,15 @@ class PrivateEngine(Engine):
                 for group in sorted([top, *top.rglob("*/")], reverse=True):
                     with contextlib.suppress(OSError):
                         group.rmdir()
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def ensure() -> Engine:
     """Return the engine of `DOCKER_HOST`, else of docker's own configuration, else start a private one.
 
-    A private one needs root, and takes seconds. Raises EngineError.
+    A private one needs root, and takes seconds. Raises NoEngineError where it cannot be had, else EngineError.
     """
     given = os.environ.get(ENVIRONMENT_HOST)
     try:
@@ -243,12 +267,12 @@ def ensure() -> Engine:
 
 
 def start_private(reason: str) -> PrivateEngine:
-    """Start a private engine, because no other can be used for this reason. Raises EngineError."""
+    """Start a private engine, because no other can be used for this reason. Raises as `ensure`."""
     if os.geteuid() != 0:
-        raise EngineError(f"no Docker Engine answers ({reason}), and only root may start one; {INSTALL}")
-    missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+        raise NoEngineError(f"no Docker Engine answers ({reason}), and only root may start one; {INSTALL}")
+    missing = [name for name in PROGRAMS if shutil.which(name, path=commands.path()) is None]
     if missing:
-        raise EngineError(f"no Docker Engine answers ({reason}), and not installed: {', '.join(missing)}; {INSTALL}")
+        raise NoEngineError(f"no Docker Engine answers ({reason}), and not installed: {', '.join(missing)}; {INSTALL}")
     for slot in range(SLOTS):
         lock = try_lock(LOCKS / f"leader-elector-engine-{slot}.lock")
         if lock is not None:
@@ -257,35 +281,18 @@ def start_private(reason: str) -> PrivateEngine:
 
 
 def _docker(*arguments: str, host: str | None = None, seconds: float = COMMAND_SECONDS) -> str:
-    if shutil.which("docker", path=_path()) is None:
+    if shutil.which("docker", path=commands.path()) is None:
         raise EngineError("the docker command is not installed")
-    return _command("docker", *arguments, seconds=seconds, env={ENVIRONMENT_HOST: host} if host else {})
+    env = {ENVIRONMENT_HOST: host} if host else {}
+    return commands.run("docker", *arguments, error=EngineError, seconds=seconds, env=env)
 
 
-def _command(*command: str, seconds: float = 30, env: Mapping[str, str] | None = None) -> str:
-    """Run a command with further variables and return its standard output. Raises EngineError."""
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PATH": _path(), **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{' '.join(command[:3])} did not end within {seconds:g} s") from error
-    if done.returncode != 0:
-        last = " | ".join(done.stderr.strip().splitlines()[-3:]) or f"status {done.returncode}"
-        raise EngineError(f"{' '.join(command[:3])}: {last}")
-    return done.stdout
+def _command(*command: str) -> str:
+    return commands.run(*command, error=EngineError)
 
 
-def _path() -> str:
-    # Where the programs for root are, which not every PATH names.
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+def _folder() -> Path:
+    return golang.cache() / "engine"
 
 
 def _reason(log: Path) -> str:

@@ -8,11 +8,19 @@ from tests.testbed.engine import Engine
 class FakeEngine(Engine):
     """Has images by name, with their labels, and records what it is told."""
 
-    def __init__(self, *, images: dict[str, dict[str, str]] | None = None, registry: bool = False) -> None:
+    def __init__(
+        self, *, images: dict[str, dict[str, str]] | None = None, registry: bool = False, private: bool = True
+    ) -> None:
         super().__init__("unix:///nowhere")
         self.images = images or {}
         self.registry = registry
+        self.private = private
         self.told: list[str] = []
+
+    @property
+    def is_private(self) -> bool:
+        """Tell whether what is put there may stay."""
+        return self.private
 
     def image_labels(self, name: str) -> dict[str, str] | None:
         """Return an image's labels."""

@@ -58,13 +58,6 @@ def build(engine: Engine) -> str:
     return name()
 
 
-def archive(engine: Engine, image: str, *, folder: Path) -> Path:
-    """Write an engine's image into the folder as a docker archive, and return its path. Raises engine.EngineError."""
-    path = folder / "image.tar"
-    engine.run("save", "--output", str(path), image)
-    return path
-
-
 def _version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 

@@ -28,7 +28,10 @@ EVERY = 0.015
 """Seconds from one question to the next."""
 
 LONGEST_GAP = 0.5
-"""Seconds between two answers beyond which they prove nothing about the time between them."""
+"""Seconds between two answers beyond which they prove nothing about the time between them.
+
+It is longer where questions are rare, see `longest_gap`.
+"""
 
 QUESTION = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -175,17 +178,34 @@ class Monitor:
 # -- Judging --
 
 
-def spans(identity: str, answers: Iterable[Naming]) -> Iterator[Span]:
-    """Yield when the candidate of that name, which gave these answers, named itself."""
+def longest_gap(every: float) -> float:
+    """Return the `LONGEST_GAP` for a question every so many seconds: one of them may come late, or stay out."""
+    return max(LONGEST_GAP, 2 * every)
+
+
+def spans(identity: str, answers: Iterable[Naming], *, gap: float = LONGEST_GAP) -> Iterator[Span]:
+    """Yield when the candidate of that name, which gave these answers, named itself.
+
+    Answers that are more than `gap` seconds apart prove nothing about the time between them.
+    """
     run: list[Naming] = []
     for answer in answers:
-        if run and (answer.name != identity or answer.sent - run[-1].received > LONGEST_GAP):
+        if run and (answer.name != identity or answer.sent - run[-1].received > gap):
             yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
             run = []
         if answer.name == identity:
             run.append(answer)
     if run:
         yield Span(run[0].sent, run[0].received, run[-1].sent, run[-1].received)
+
+
+def unproven(identity: str, answers: Iterable[Naming], *, gap: float = LONGEST_GAP) -> float:
+    """Return the seconds between two answers in a row that both name the candidate itself, and prove nothing."""
+    return sum(
+        later.sent - earlier.received
+        for earlier, later in pairwise(answers)
+        if earlier.name == later.name == identity and later.sent - earlier.received > gap
+    )
 
 
 # -- Asking --

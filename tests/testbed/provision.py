@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from tests.testbed import cluster, engine, golang, image, standins
 from tests.testbed.cluster import ClusterError
-from tests.testbed.clusters import ENVIRONMENT_KUBECONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +33,12 @@ def provide(layer: str, at_end: Callable[[Callable[[], None]], object]) -> None:
     That is an engine, which `DOCKER_HOST` names from now on, with the images in it, and a cluster's programs. Progress
     goes to stderr. Raises UnavailableError or ProvisionError.
     """
-    if layer == "cluster" and os.environ.get(ENVIRONMENT_KUBECONFIG):
+    if layer == "cluster" and cluster.given_kubeconfig():
         needed: tuple[str, ...] = ()
     else:
         if layer == "cluster" and (obstacle := cluster.obstacle()):
             raise UnavailableError(f"no cluster: {obstacle}")
-        needed = (standins.CURL,) if layer == "cluster" else (standins.ETCD, standins.APISERVER)
+        needed = (standins.CURL,) if layer == "cluster" else (standins.CURL, standins.ETCD, standins.APISERVER)
     try:
         if layer == "cluster":
             cluster.prepare()
@@ -54,7 +53,7 @@ def provide(layer: str, at_end: Callable[[Callable[[], None]], object]) -> None:
 def _engine(at_end: Callable[[Callable[[], None]], object]) -> engine.Engine:
     try:
         running = engine.ensure()
-    except engine.EngineError as error:
+    except engine.NoEngineError as error:
         raise UnavailableError(f"no Docker Engine: {error}") from error
     at_end(running.close)
     os.environ[engine.ENVIRONMENT_HOST] = running.host

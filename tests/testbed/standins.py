@@ -9,12 +9,12 @@ publishes it, and does what the tests and the examples ask of it, no more.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.testbed import binaries, dockerarchive, golang
+from tests.testbed import binaries, commands, dockerarchive, golang
+from tests.testbed.engine import EngineError
 from tests.testbed.exclusive import exclusive
 from tests.testbed.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tests.testbed.engine import Engine
 
@@ -44,8 +45,14 @@ LABEL_RECIPE = f"{LABEL}.recipe"
 PULL_SECONDS = 90
 """Where an image can be pulled, it is there by then; where it cannot, most engines say so at once."""
 
+UNPULLED_SECONDS = 24 * 3600
+"""For how long nobody asks again for an image that could not be pulled, where a stand-in of it is at hand."""
+
 KEPT_SECONDS = 14 * 24 * 3600
 """How long the cache keeps an archive before a new one takes its place; one that is missed is made again."""
+
+ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Runs a command whose processes and mounts end with it, also when it is killed."""
 
 DEBIAN = "forky"
 DEBIAN_SECONDS = 600
@@ -108,16 +115,65 @@ class Recipe:
 def ensure(engine: Engine, *names: str) -> None:
     """See to it that an engine has these images: those that it does not have are pulled, else made and loaded.
 
-    Progress goes to stderr. Raises StandInError, golang.BuildError, or engine.EngineError.
+    What is loaded into an engine that is not private goes again with the last of the engine's users here that closes
+    it. Progress goes to stderr. Raises StandInError, golang.BuildError, or engine.EngineError.
     """
     for name in names:
-        if _has(engine, name):
-            continue
-        # Whoever made a stand-in here could not pull, and need not wait to be told so again.
-        if (name in RECIPES and archive_path(name).exists()) or not engine.pull(name, seconds=PULL_SECONDS):
+        guest = None if engine.is_private else _Guest(engine, name)
+        if not _has(engine, name) and not _pull(engine, name):
             if name not in RECIPES:
                 raise StandInError(f"{name} cannot be pulled, and nothing here stands in for it")
             engine.run("load", "--input", str(archive(name)))
+            if guest:
+                guest.arrived()
+
+
+def _pull(engine: Engine, name: str) -> bool:
+    """Pull an image, unless that failed not long ago; tell whether it is there."""
+    if name not in RECIPES:
+        return engine.pull(name, seconds=PULL_SECONDS)
+    failed = unpulled_path(name)
+    with contextlib.suppress(FileNotFoundError):
+        if archive_path(name).exists() and time.time() - failed.stat().st_mtime < UNPULLED_SECONDS:
+            return False
+    if engine.pull(name, seconds=PULL_SECONDS):
+        return True
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    failed.touch()
+    return False
+
+
+class _Guest:
+    """A stand-in in an engine that goes on: removed when the last one here that asked for it closes the engine.
+
+    Each of them holds a shared lock on a file, which says whether one of them loaded the stand-in.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine, self._name = engine, name
+        host = hashlib.sha256(engine.host.encode()).hexdigest()[:8]
+        path = golang.cache() / "images" / f"{_file_name(name)}.loaded-{host}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+")
+        # Who removes one has it for a moment.
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        engine.at_close.callback(self._leave)
+
+    def arrived(self) -> None:
+        """Note that it was loaded, and is to be removed."""
+        self._file.write("loaded\n")
+        self._file.flush()
+
+    def _leave(self) -> None:
+        with self._file as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.seek(0)
+            if file.read():
+                with contextlib.suppress(EngineError):
+                    # Somebody may have pulled the published one meanwhile.
+                    if LABEL in (self._engine.image_labels(self._name) or {}):
+                        self._engine.run("image", "rm", self._name)
+                    file.truncate(0)
 
 
 def archive(name: str) -> Path:
@@ -148,7 +204,7 @@ def archive(name: str) -> Path:
 
 def _forget_old(folder: Path) -> None:
     """Remove the archives that other recipes made long ago."""
-    for file in folder.glob("*.tar"):
+    for file in folder.glob("*.tar*"):
         if file.stat().st_mtime < time.time() - KEPT_SECONDS:
             file.unlink()
 
@@ -161,7 +217,17 @@ def _has(engine: Engine, name: str) -> bool:
 
 def archive_path(name: str) -> Path:
     """Return where the archive of a stand-in is kept, whether it is there or not."""
-    return golang.cache() / "images" / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-{RECIPES[name].digest()}.tar"
+    return golang.cache() / "images" / f"{_file_name(name)}-{RECIPES[name].digest()}.tar"
+
+
+def unpulled_path(name: str) -> Path:
+    """Return the file whose time says when an image with a stand-in could not be pulled, whether it is there or not."""
+    kept = archive_path(name)
+    return kept.with_name(f"{kept.name}.unpulled")
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name)
 
 
 # -- With Debian's packages --------------------------------------------------------------------------------------------
@@ -201,17 +267,19 @@ def _curl(root: Path) -> None:
 
 def _debian(root: Path, *packages: str) -> None:
     """Install a minimal Debian, with the machine's own certificate authorities, which its mirror may need."""
-    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None or os.geteuid() != 0:
-        lacking = "debootstrap is not installed" if os.geteuid() == 0 else "debootstrap needs root"
-        raise StandInError(f"the image cannot be pulled, and {lacking} to make a stand-in")
-    command = [program, "--variant=minbase", f"--include={','.join(packages)}"]
+    without = "the image cannot be pulled, and a stand-in cannot be made without"
+    if os.geteuid() != 0:
+        raise StandInError(f"{without} root")
+    if shutil.which("debootstrap", path=commands.path()) is None:
+        raise StandInError(f"{without} debootstrap; on Debian: apt-get install debootstrap")
     if not KEYRING.exists():
-        command.append("--no-check-gpg")
+        raise StandInError(f"{without} {KEYRING}, Debian's keys; on Debian: apt-get install debian-archive-keyring")
+    checked = ("--force-check-gpg", f"--keyring={KEYRING}")
+    command = ["debootstrap", "--variant=minbase", *checked, f"--include={','.join(packages)}"]
     command += [DEBIAN, str(root), _mirror()]
     if not (SCRIPTS / DEBIAN).exists():
         command.append(str(SCRIPTS / "sid"))
-    _output(*command, seconds=DEBIAN_SECONDS)
+    _output(*command, seconds=DEBIAN_SECONDS, within=ALONE)
     if CERTIFICATES.exists():
         shutil.copyfile(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
 
@@ -267,16 +335,8 @@ def _temporary_folder(root: Path) -> None:
     (root / "tmp").chmod(0o1777)
 
 
-def _output(*command: str, seconds: float = 60) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        raise StandInError(f"{shlex.join(command)} did not end within {seconds:g} s") from error
-    if done.returncode != 0:
-        # debootstrap says on standard output what went wrong.
-        last = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        raise StandInError(f"{shlex.join(command)} failed: {' | '.join(last) or done.returncode}")
-    return done.stdout
+def _output(*command: str, seconds: float = 60, within: Sequence[str] = ()) -> str:
+    return commands.run(*command, error=StandInError, seconds=seconds, tether=True, within=within)
 
 
 _PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"

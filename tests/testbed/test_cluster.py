@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.testbed import binaries, cluster, cluster_site, control_plane
+from tests.testbed import binaries, cluster, cluster_site, commands, control_plane
 from tests.testbed.certificate import Authority, signing_key
 from tests.testbed.cluster import Cluster, obstacle, open_cluster
 from tests.testbed.cluster_site import ClusterError, Record, take
@@ -228,6 +228,7 @@ def test_the_guard_has_nothing_to_do_when_all_is_gone(record: Path, monkeypatch:
     ("routes", "taken"),
     [
         ([{"dst": "default", "dev": "eth0"}, {"dst": "192.168.1.0/24", "dev": "eth0"}, {"dst": "127.0.0.1"}], False),
+        ([{"dst": "0.0.0.0/1", "dev": "vpn0"}, {"dst": "128.0.0.0/1", "dev": "vpn0"}], False),
         ([{"dst": "10.187.0.77", "dev": "vpn0"}], True),
         ([{"dst": "10.0.0.0/8", "dev": "vpn0"}], True),
     ],
@@ -235,8 +236,8 @@ def test_the_guard_has_nothing_to_do_when_all_is_gone(record: Path, monkeypatch:
 def test_addresses_that_are_taken_are_noticed(
     routes: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, *, taken: bool
 ) -> None:
-    """A route into the cluster's addresses is an error that names it; the default route is none."""
-    monkeypatch.setattr(control_plane, "run", lambda _: json.dumps(routes))
+    """A route into the cluster's addresses is an error that names it; a route to everywhere is none."""
+    monkeypatch.setattr(commands, "run", lambda *_, **__: json.dumps(routes))
 
     if not taken:
         control_plane.check_addresses()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.testbed import commands
 from tests.testbed import engine as engines
 from tests.testbed.exclusive import try_lock
 
@@ -82,7 +83,7 @@ def test_no_engine_and_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says why none answers, that only root may start one, and what to do."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
-    with pytest.raises(engines.EngineError) as error:
+    with pytest.raises(engines.NoEngineError) as error:
         engines.ensure()
     assert str(error.value) == (
         f"no Docker Engine answers (docker version: cannot connect to {CONTEXT}), and only root may start one; "
@@ -96,16 +97,17 @@ def test_no_engine_and_none_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(engines, "PROGRAMS", ("sh", "no-such-program"))
 
-    with pytest.raises(engines.EngineError, match=r"not installed: no-such-program; start a Docker Engine"):
+    with pytest.raises(engines.NoEngineError, match=r"not installed: no-such-program; start a Docker Engine"):
         engines.ensure()
 
 
 def test_no_docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the docker command nothing can be asked, and the error says that."""
-    monkeypatch.setattr(engines, "_path", lambda: str(tmp_path))
+    monkeypatch.delenv(engines.ENVIRONMENT_HOST, raising=False)
+    monkeypatch.setattr(commands, "path", lambda: str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
-    with pytest.raises(engines.EngineError, match="the docker command is not installed"):
+    with pytest.raises(engines.NoEngineError, match="the docker command is not installed"):
         engines.ensure()
 
 

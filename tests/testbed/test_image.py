@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.testbed import image, standins
 from tests.testbed.fakeengine import FakeEngine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GIVEN = "registry.example/leader-elector:9"
 
@@ -44,12 +40,3 @@ def test_the_tree_is_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert f" image IMAGE={name} " in told
     assert re.fullmatch(r"leader-elector:\d+\.\d+\.\d+", name)
     assert capsys.readouterr().err == f"building the image {name} ...\n"
-
-
-def test_an_archive_for_nodes(tmp_path: Path) -> None:
-    """An engine's image is written to a file in the folder."""
-    engine = FakeEngine()
-
-    path = image.archive(engine, GIVEN, folder=tmp_path)
-    assert path.parent == tmp_path
-    assert engine.told == [f"save --output {path} {GIVEN}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.testbed.monitor import EVERY, Monitor, Naming
+from tests.testbed.monitor import EVERY, LONGEST_GAP, Monitor, Naming, Span, longest_gap, spans, unproven
 from tests.testbed.sidecar import until
 
 if TYPE_CHECKING:
@@ -73,6 +73,25 @@ def test_a_long_gap_proves_nothing() -> None:
     """Where nobody asked for a while, the candidate may have led twice with another in between."""
     one = [Naming(0.0, 0.1, "a"), Naming(5.0, 5.1, "a")]
     assert not judged(one, [Naming(2.0, 2.1, "b"), Naming(2.2, 2.3, "b")])
+
+
+@pytest.mark.parametrize("every", [EVERY, 0.4, 2.0])
+def test_rare_questions_still_prove_something(every: float) -> None:
+    """With a question left out, two answers prove who led between them; where more is missing, that much is unproven.
+
+    So it is found out when questions came too late to judge anything.
+    """
+    gap = longest_gap(every)
+    assert gap >= max(LONGEST_GAP, 2 * every)
+    answers = [Naming(at, at, "a") for at in (0.0, 2 * every, 2 * every + gap + 1, 2 * every + gap + 2)]
+    some = [*answers[:3], Naming(answers[3].sent, answers[3].received, "")]
+
+    assert list(spans("a", some, gap=gap)) == [
+        Span(0.0, 0.0, 2 * every, 2 * every),
+        Span(some[2].sent, some[2].received, some[2].sent, some[2].received),
+    ]
+    assert unproven("a", some, gap=gap) == pytest.approx(gap + 1)
+    assert unproven("b", some, gap=gap) == 0
 
 
 async def test_time_in_which_the_test_stood_still_does_not_count() -> None:

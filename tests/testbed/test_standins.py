@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tarfile
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,8 +73,8 @@ def test_an_image_that_can_be_pulled() -> None:
 
 @pytest.mark.usefixtures("recipe")
 def test_an_image_that_cannot_be_pulled(capsys: pytest.CaptureFixture[str]) -> None:
-    """A stand-in is made and loaded; the next engine gets the archive from the cache, without asking a registry."""
-    first, second = FakeEngine(), FakeEngine(registry=True)
+    """A stand-in is made and loaded; the next engine gets it from the cache, and asks a registry again after a day."""
+    first, second, third = FakeEngine(), FakeEngine(registry=True), FakeEngine(registry=True)
 
     standins.ensure(first, NAME)
     archive = standins.archive(NAME)
@@ -80,6 +83,81 @@ def test_an_image_that_cannot_be_pulled(capsys: pytest.CaptureFixture[str]) -> N
     standins.ensure(second, NAME)
     assert second.told == [f"load --input {archive}"]
     assert capsys.readouterr().err == ""
+
+    long_ago = time.time() - standins.UNPULLED_SECONDS - 1
+    os.utime(standins.unpulled_path(NAME), (long_ago, long_ago))
+    standins.ensure(third, NAME)
+    assert third.told == [f"pull {NAME}"]
+
+
+@pytest.fixture
+def stand_in(recipe: Recipe) -> dict[str, str]:
+    """Return the labels of a stand-in of this recipe."""
+    return {LABEL: "never publish", LABEL_RECIPE: recipe.digest()}
+
+
+def test_a_stand_in_leaves_an_engine_that_goes_on(stand_in: dict[str, str]) -> None:
+    """The last of those that used it removes it, whoever loaded it; a private engine keeps it."""
+    private, first, second = FakeEngine(), FakeEngine(private=False), FakeEngine(private=False)
+    for engine in (private, first):
+        standins.ensure(engine, NAME)
+        engine.images[NAME] = second.images[NAME] = stand_in
+    standins.ensure(second, NAME)
+
+    for engine in (private, first, second):
+        engine.told.clear()
+        engine.close()
+    assert (private.told, first.told, second.told) == ([], [], [f"image rm {NAME}"])
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_an_image_that_nobody_here_loaded_stays(stand_in: dict[str, str], *, published: bool) -> None:
+    """What the user has is kept: the published image, also in the place of a stand-in, and a stand-in of their own."""
+    engine = FakeEngine(private=False, images={} if published else {NAME: stand_in})
+    standins.ensure(engine, NAME)
+    engine.images[NAME] = {} if published else stand_in
+    engine.told.clear()
+
+    engine.close()
+    assert engine.told == []
+
+
+def test_packages_are_never_taken_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Debian's keys nothing is installed: the error names the package that has them."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name, path: f"{path}/{name}")
+    monkeypatch.setattr(standins, "KEYRING", tmp_path / "none.gpg")
+
+    with pytest.raises(StandInError, match="apt-get install debian-archive-keyring"):
+        standins._debian(tmp_path, "curl")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make namespaces, and Debian systems in them")
+def test_what_makes_a_stand_in_ends_in_time(tmp_path: Path) -> None:
+    """A command that takes too long is killed with all that it started, and the error names it."""
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    # In the background, as whatever debootstrap runs: it holds the fifo open for writing while it lives.
+    script = 'exec 3<>"$0"; sleep 600 & wait'
+
+    with pytest.raises(StandInError, match=r"^sh -c exec 3.* did not end within 1 s$"):
+        standins._output("sh", "-c", script, str(end), seconds=1, within=standins.ALONE)
+    deadline = time.monotonic() + 20
+    while _is_written_to(end):
+        assert time.monotonic() < deadline, "what it started has ended"
+        time.sleep(0.02)
+
+
+def _is_written_to(fifo: Path) -> bool:
+    """Tell whether a process has the fifo open for writing."""
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.read(reader, 1)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(reader)
+    return False
 
 
 def test_a_stand_in_of_an_old_recipe(recipe: Recipe) -> None:

@@ -121,10 +121,7 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 END
-# The kubelet ends when containerd is not ready for it, which takes as long as there are containers from before a loss of
-# power. Started again, as a service manager would, it waits.
-for _ in $(seq 60); do
-  # containerd answers before it serves kubelets, and one that is told so ends: as on a machine, it is started again.
+# containerd answers before it serves kubelets, and one that is told so ends: as on a machine, it is started again.
 for _ in $(seq 20); do
   "$PROGRAMS/kubelet" --config=/run/kubelet.yaml --kubeconfig="$KUBELET_CONFIG" --hostname-override="$NODE" \
     --node-ip="$ADDRESS" --root-dir=/var/lib/kubelet >> "$LOGS/$NODE.kubelet.log" 2>&1 || sleep 1
