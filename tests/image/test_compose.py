@@ -1,8 +1,13 @@
-"""docker-compose.yml as its users start it, with each compose that the machine has."""
+"""docker-compose.yml as its users start it, with both kinds of compose.
+
+A kind that the machine does not have is not collected where it has the other one. Without either, all of these tests
+fail.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -35,13 +40,28 @@ PATIENCE = 60.0
 pytestmark = pytest.mark.timeout(600)
 
 
-def installed() -> list[str]:
-    """Return what the machine has: today's compose is a plug-in of docker, Debian's a program of its own."""
-    found = ["docker-compose"] if shutil.which("docker-compose") else []
-    if shutil.which("docker"):
-        plug_in = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-        found += ["docker compose"] if plug_in.returncode == 0 else []
-    return found
+COMPOSES = ("docker-compose", "docker compose")
+"""Debian's is a program of its own, today's a plug-in of docker."""
+
+PLUG_INS = [
+    Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "cli-plugins"),
+    *(
+        Path(root, "docker/cli-plugins")
+        for root in ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
+    ),
+]
+"""Where docker looks for its plug-ins."""
+
+
+def is_installed(compose: str) -> bool:
+    """Tell whether the machine has a kind of compose, without running it."""
+    program, _, plug_in = compose.partition(" ")
+    if shutil.which(program) is None:
+        return False
+    return not plug_in or any(os.access(folder / f"docker-{plug_in}", os.X_OK) for folder in PLUG_INS)
+
+
+INSTALLED = [compose for compose in COMPOSES if is_installed(compose)]
 
 
 class Candidate(Sidecar):
@@ -148,13 +168,13 @@ class Project:
         return done.stdout
 
 
-@pytest.fixture(scope="module", params=installed() or ["none"])
+@pytest.fixture(scope="module", params=INSTALLED or COMPOSES)
 def project(
     request: pytest.FixtureRequest, engine: Engine, image_under_test: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     """Prepare a project, which the tests start; whatever became of them, it is removed."""
-    if request.param == "none":
-        pytest.fail("no compose: on Debian, apt-get install docker-compose", pytrace=False)
+    if request.param not in INSTALLED:
+        pytest.fail(f"no {request.param}: on Debian, apt-get install docker-compose", pytrace=False)
     try:
         standins.ensure(engine, standins.ETCD, standins.APISERVER)
     except (standins.StandInError, golang.BuildError, EngineError) as error:
@@ -175,6 +195,16 @@ def test_the_images_are_those_that_the_tests_know() -> None:
     assert images.pop("kube-apiserver") == standins.APISERVER
     assert sorted(images) == [*CANDIDATES, "prepare"]
     assert set(images.values()) == {f"${{LEADER_ELECTOR_IMAGE:-{image.name()}}}"}
+
+
+def test_4040_to_4044_are_published() -> None:
+    """Unless a variable says otherwise, each candidate is reached on the port of its number, on loopback."""
+    services = yaml.safe_load(FILE.read_text())["services"]
+    published = [port for candidate in CANDIDATES for port in services[candidate]["ports"]]
+
+    assert [re.sub(r"\$\{\w+:-(\d+)\}", r"\1", port) for port in published] == [
+        f"127.0.0.1:{port}:4040" for port in range(4040, 4045)
+    ]
 
 
 def test_compose_has_nothing_to_say_against_the_file(project: Project) -> None:

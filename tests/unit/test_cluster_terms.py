@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION
 from sidecar.registration import Registration, registration_key
-from tests.cluster.terms import Version, gaps, terms, version_of
+from tests.cluster.terms import Version, gaps, instant, terms, version_of
 
 
 def lock(holder: str, *, renewed: int = 0, claim: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a lock object."""
-    record = json.dumps({"holderIdentity": holder, "renewTime": renewed})
+    record = json.dumps({"holderIdentity": holder, "renewTime": f"1970-01-01T00:00:{renewed:02}Z"})
     claimed = {CLAIM_ANNOTATION: json.dumps(claim)} if claim else {}
     return {"metadata": {"name": "store", "annotations": {RECORD_ANNOTATION: record, **claimed}}}
 
@@ -39,8 +40,15 @@ def test_a_leader_that_releases_and_the_next_that_checks_first() -> None:
         )
     )
     assert (first.holder, first.began, first.renewed, first.ended, first.released) == ("a", 0.0, 1.0, 2.0, True)
+    assert (first.renew_time, second.renew_time) == (1.0, 0.0)
     assert (second.pod_uid, second.node, second.began, second.ended) == ("2", "n1", 4.0, None)
     assert gaps([first, second]) == [2.0]
+
+
+def test_a_time_that_is_none_is_within_no_bound() -> None:
+    """A record whose time cannot be read must not pass for an old one."""
+    assert instant("2026-11-23T15:19:09Z") == 1795447149
+    assert all(math.isnan(instant(given)) for given in (None, "", 0, "soon"))
 
 
 def test_a_holder_that_checks_and_hands_over_has_no_term() -> None:
