@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, an
 
 # The image and the cluster are for one process, and after the others: they measure as well.
 test: lint ## everything: lint, and all tests; those of image and cluster where there is an engine and root
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not image and not cluster" --leave-out-unavailable \
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not image and not cluster" --leave-out-unavailable \
 	  --junit-xml=build/tests.xml $(ARGS)
 	@$(BIN)/pytest -m "image or cluster" --leave-out-unavailable --junit-xml=build/tests-containers.xml $(ARGS)
 

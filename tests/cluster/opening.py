@@ -70,8 +70,9 @@ def opened() -> Iterator[Ground]:
         try:
             yield ground
         finally:
-            chosen = ("delete", "namespace", f"--selector={LABEL}={ground.run}", f"--timeout={REMOVED_SECONDS}s")
-            cluster.kubectl(*chosen, timeout=REMOVED_SECONDS + 10)
+            if cluster.stays:
+                chosen = ("delete", "namespace", f"--selector={LABEL}={ground.run}", f"--timeout={REMOVED_SECONDS}s")
+                cluster.kubectl(*chosen, timeout=REMOVED_SECONDS + 10)
 
 
 def remove_remains(cluster: Cluster) -> None:

@@ -98,6 +98,11 @@ class Cluster:
     def restore(self) -> None:
         """Undo what was done to nodes, and wait until all are ready. Raises ClusterError."""
 
+    @property
+    def stays(self) -> bool:
+        """Whether the cluster, and what was made there, is still there after `close`."""
+        return True
+
     def close(self) -> None:
         """Take down what `open_cluster` brought up. Raises ClusterError."""
 
@@ -227,6 +232,11 @@ class LocalCluster(Cluster):
             elif self._is_cut(node):
                 self.heal(node)
         self.await_ready()
+
+    @property
+    def stays(self) -> bool:
+        """Whether the cluster was up already."""
+        return self._standing
 
     def close(self) -> None:
         """Take the cluster down if `open_cluster` brought it up, or leave it as it was found. Raises ClusterError."""
