@@ -104,7 +104,7 @@ class CandidateContainer:
             self._engine.run("rm", "--force", self._id)
 
     def _find_process(self) -> int:
-        """Return its first process, found by its cgroup, as the engine may count from another one. Raises as `_read`."""
+        """Return its first process, found by its cgroup: the engine may count from another one. Raises as `_read`."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # one that has ended meanwhile
