@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 
 NAME = "registry.example/thing:1.0"
 
-DEB822 = """\
+MIRROR = "//mirror.example/debian"
+
+DEB822 = f"""\
 Types: deb
-# http://snapshot.example/archive/debian/20250520T000000Z
-URIs: https://mirror.example/debian
+# http:{MIRROR}-snapshot/debian/20250520T000000Z
+URIs: https:{MIRROR}
 Suites: bookworm bookworm-updates
 
 Types: deb
-URIs: https://mirror.example/debian-security
+URIs: https:{MIRROR}-security
 """
 
-ONE_LINE = """\
-# deb http://old.example/debian bookworm main
+ONE_LINE = f"""\
+# deb http:{MIRROR}-old/debian bookworm main
 deb https://other.example/apt stable main
-deb [signed-by=/usr/share/keyrings/x.gpg] http://mirror.example/debian/ bookworm main
+deb [signed-by=/usr/share/keyrings/x.gpg] http:{MIRROR}/ bookworm main
 """
 
 
@@ -217,7 +219,7 @@ def test_the_mirror_is_that_of_the_machine(tmp_path: Path, name: str, content: s
     (folder / "another.list").write_text("deb https://packages.example/apt cloud main\n")
     (folder / name).write_text(content)
 
-    assert standins._mirror(tmp_path).removeprefix("https").removeprefix("http") == "://mirror.example/debian"
+    assert standins._mirror(tmp_path).removeprefix("https").removeprefix("http") == f":{MIRROR}"
 
 
 def test_a_machine_without_a_mirror(tmp_path: Path) -> None:
