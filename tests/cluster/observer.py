@@ -166,6 +166,18 @@ class Observer:
         await until(is_led, f"{election} is led", seconds=seconds)
         return found[0]
 
+    async def renewed(self, election: str, *, seconds: float = 60) -> None:
+        """Wait until the present leader has renewed, as it does some seconds after it began.
+
+        Before that, writes within one second are told apart by a time in the record that is ahead of the clock.
+        """
+
+        def is_renewed() -> bool:
+            term = self.present_term(election)
+            return term is not None and term.renewed - term.began > 1
+
+        await until(is_renewed, f"the leader of {election} renews", seconds=seconds)
+
     async def ready(self, count: int, application: str = "", *, seconds: float = 90) -> list[Pod]:
         """Wait until so many pods are there and all of them are ready; return them."""
 

@@ -57,6 +57,7 @@ async def test_a_node_is_cut_off_and_returns(stage: Stage, figure: Callable[[str
     application = Application(name="store", parallel=True)
     await stage.apply(application)
     old = await stage.led(application)
+    await stage.seen.renewed(application.election)
     async with cut(stage.cluster, old.node) as since:
         await until(lambda: old.last_name() == "", f"{old.label} names nobody", seconds=2 * LEASE)
         new = await stage.seen.led(application.election, since=since)
@@ -78,6 +79,7 @@ async def test_a_pod_is_deleted_by_force_and_made_again(stage: Stage, figure: Ca
     application = Application(name="store", replicas=1)
     await stage.apply(application)
     old = await stage.led(application)
+    await stage.seen.renewed(application.election)
     async with cut(stage.cluster, old.node) as since:
         await stage.kubectl("delete", "pod", old.name, "--force", "--grace-period=0")
         await until(lambda: old.deleted and stage.seen.living(), "the pod is made again")
