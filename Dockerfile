@@ -22,9 +22,9 @@ RUN tools/bin/pip wheel --quiet --wheel-dir wheels --no-deps --no-build-isolatio
  && tools/bin/pip --python /opt/leader-elector install --quiet --no-index --no-deps --no-compile wheels/*.whl
 
 # With lazy imports nothing ever loads the generated models and what calls with them: 44 MiB with their bytecode. That
-# all else works without them, is proved here. electionctl is for where people are, and takes libraries of its own. Bytecode is not compared with its source when it is loaded: nobody edits
-# that here, and so it does not matter which times a registry or a node gives to files. It leaves out the columns that a
-# traceback would underline.
+# all else works without them, is proved here. electionctl is for where people are, and takes libraries of its own.
+# Bytecode is not compared with its source when it is loaded: nobody edits that here, and so it does not matter which
+# times a registry or a node gives to files. It leaves out the columns that a traceback would underline.
 COPY tests/image/check.py ./
 RUN cd /opt/leader-elector/lib/python3*/site-packages \
  && python3 -c 'import sys; sys.set_lazy_imports("all")' \

@@ -109,7 +109,8 @@ def gaps(led: Sequence[Term]) -> list[float]:
 def instant(text: object) -> float:
     """Read a time as Kubernetes writes it, in seconds since 1970; NaN, which no bound holds for, where it is none.
 
-    They are whole seconds, rounded down: it is never later than what it stands for.
+    They are whole seconds, rounded down, but for a renewal within the same second as the write before it: that one is
+    stamped a second later, so that the record changes.
     """
     try:
         return datetime.fromisoformat(str(text)).timestamp()

@@ -51,8 +51,9 @@ def since_1970(at: float) -> float:
 async def test_a_node_is_cut_off_and_returns(stage: Stage, figure: Callable[[str, float], None]) -> None:
     """Its leader stops by itself, another leads when the lease is over; when it is back, it follows that one.
 
-    The lease counts from the last renewal, by the record's own time: not later than that, so a candidate that waits for
-    the lease can only seem to have waited longer.
+    The lease counts from the last renewal, by the record's own time. Of a renewal that is not the first write of its
+    second that would be ahead; of any other it is not, so a candidate that waits for the lease can only seem to have
+    waited longer.
     """
     application = Application(name="store", parallel=True)
     await stage.apply(application)
