@@ -54,17 +54,22 @@ class LockSeen:
     annotations: Mapping[str, str]
 
     @cached_property
-    def holder(self) -> str | None:
-        """The name in the record, `""` in one that was released; `None` when there is none that can be read."""
+    def record(self) -> Record | None:
+        """The record; `None` when there is none that can be read."""
         text = self.annotations.get(RECORD_ANNOTATION)
         record = parse_record(text) if text is not None else None
-        return record.holder if isinstance(record, Record) else None
+        return record if isinstance(record, Record) else None
+
+    @property
+    def holder(self) -> str | None:
+        """The name in the record, `""` in one that was released; `None` when there is none that can be read."""
+        return self.record.holder if self.record is not None else None
 
     @cached_property
     def claim(self) -> Claim | None:
         """The claim, when it is the record's. Stock candidates make none."""
         claim = parse_claim(self.annotations.get(CLAIM_ANNOTATION))
-        return claim if claim is not None and claim.holder == self.holder else None
+        return claim if claim is not None and self.record is not None and claim.belongs_to(self.record) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,8 @@ What makes it safe:
   minute does not name itself in its first answer.
 * Every write is a compare-and-swap on the version that the decision was made on.
 * Nobody leads before the write succeeded that says so: the one that takes the lock, or the confirmation.
-* A record is mine only when I wrote its very text, or, at first sight after a start, when its claim names my pod. The
-  same name in another pod is somebody else.
+* A record is mine only when I wrote its very text, or, at first sight after a start, when the claim that was written
+  with it names my pod. The same name in another pod is somebody else.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ class Observed:
 
     @property
     def claim(self) -> Claim | None:
-        """The claim of the record's holder; one that another holder left behind does not count."""
+        """The claim that was written with the record; one that was left behind does not count."""
         return self.snapshot.valid_claim if self.snapshot else None
 
     @property
@@ -578,6 +578,8 @@ def _write(state: State, moment: Moment, record: Record, claim: Claim | None, wh
         stamp += 1
         stamped = replace(record, renew_time=format_time(stamp))
     sent = (*state.sent, stamped.encode())[-_SENT_LIMIT:]
+    if claim is not None:
+        claim = replace(claim, renewed=stamped.renew_time)
     state = replace(state, sent=sent, sent_claim=claim, last_renew_time=stamp)
     return state, Write(base, stamped, claim, _others(state), why)
 
@@ -799,9 +801,9 @@ def _observe(
 def _is_mine(state: State, snapshot: Snapshot | None) -> bool:
     """Tell whether I wrote this record.
 
-    A name is not enough, and a claim alone is not either: a candidate that knows nothing of claims leaves mine
-    standing. After a restart of its container, though, a pod goes on with what it held; there, at first sight, the
-    claim has to do.
+    A name is not enough, and a claim alone is not either, even one that belongs to the record: an earlier process of
+    this pod may have written it. After a restart of its container a pod goes on with what that one held; there, at
+    first sight, the claim has to do.
     """
     me = state.candidacy
     if snapshot is None or snapshot.holder != me.identity:

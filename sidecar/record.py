@@ -5,7 +5,8 @@ client-go's and ours share it, so its bytes are a contract: the order of the key
 
 The *claim* stands beside it in an annotation of our own. It says who in particular wrote the record, because names
 come back (a StatefulSet's pod keeps its name when it is made again) and the UID of a pod does not; on which node that
-is; and whether the holder leads already, or still checks whether its node is the right one.
+is; and whether the holder leads already, or still checks whether its node is the right one. It repeats what makes the
+record this very one, because candidates that know nothing of claims leave it standing when they write the record.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class UnreadableRecord:
 class Claim:
     """Which pod, on which node, wrote the record that it stands beside.
 
-    It counts only while its `holder` is the record's: candidates that know nothing of claims leave a stale one. Beside
-    a record that was released in favour of a successor, `holder` is empty; `node` and `pod_uid` are the successor's.
+    It counts only beside the record that it was written with (`belongs_to`). Beside one that was released in favour of
+    a successor, `holder` is empty; `node` and `pod_uid` are the successor's.
     """
 
     holder: str
@@ -101,10 +102,20 @@ class Claim:
     """The resourceVersion of the write that began the term, as far as known: 0 in that write itself."""
     moves: int = 0
     """How often the election was handed over since it was last quiet."""
+    renewed: str = ""
+    """The renew time of the record that it was written with."""
 
     def encode(self) -> str:
         """Return the annotation's text."""
         return go_json(asdict(self))
+
+    def belongs_to(self, record: Record) -> bool:
+        """Tell whether it was written with this record.
+
+        The holder alone does not tell: another pod of that name, which knows nothing of claims, may have renewed the
+        record since, or it may have been released by somebody like that.
+        """
+        return (self.holder, self.renewed) == (record.holder, record.renew_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +145,9 @@ class Snapshot:
 
     @property
     def valid_claim(self) -> Claim | None:
-        """The claim, when it is the record's; one that another holder left behind does not count."""
-        readable = isinstance(self.record, Record)
-        return self.claim if readable and self.claim is not None and self.claim.holder == self.holder else None
+        """The claim, when it is the record's; one that was left behind does not count."""
+        record, claim = self.record, self.claim
+        return claim if isinstance(record, Record) and claim is not None and claim.belongs_to(record) else None
 
 
 def parse_record(text: str) -> Record | UnreadableRecord:
@@ -176,6 +187,7 @@ def parse_claim(text: str | None) -> Claim | None:
         successor=text_of(fields, "successor"),
         term=number_of(fields, "term"),
         moves=number_of(fields, "moves"),
+        renewed=text_of(fields, "renewed"),
     )
     return claim if claim.holder or claim.successor else None
 

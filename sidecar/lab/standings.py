@@ -105,7 +105,7 @@ def standing_of(body: Mapping[str, Any]) -> Standing | None:
     if not isinstance(record, Record):
         return replace(found, state=UNREADABLE, problem=record.reason)
     claim = parse_claim(annotations.get(CLAIM_ANNOTATION))
-    return _read(found, record, claim if claim is not None and claim.holder == record.holder else None)
+    return _read(found, record, claim if claim is not None and claim.belongs_to(record) else None)
 
 
 def _texts(annotations: object) -> dict[str, str]:

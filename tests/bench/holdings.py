@@ -84,7 +84,8 @@ def version_of(body: Mapping[str, Any], *, at: float, deleted: bool = False) -> 
         record = _object(text)
     holder = "" if deleted else str(record.get("holderIdentity") or "")
     claim = _object(annotations.get(CLAIM_ANNOTATION, ""))
-    checking = claim.get("holder") == holder and claim.get("state") == CHECKING
+    belongs = (claim.get("holder"), claim.get("renewed")) == (holder, record.get("renewTime"))
+    checking = belongs and claim.get("state") == CHECKING
     return Version(at=at, election=metadata["name"], holder=holder, leading=bool(holder) and not checking, record=text)
 
 

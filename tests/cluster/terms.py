@@ -61,7 +61,7 @@ def version_of(body: Mapping[str, Any], *, at: float, deleted: bool = False) -> 
     fields = _object(record)
     holder = str(fields.get("holderIdentity") or "")
     claim = _object(annotations.get(CLAIM_ANNOTATION, ""))
-    claim = claim if claim.get("holder") == holder else {}
+    claim = claim if (claim.get("holder"), claim.get("renewed")) == (holder, fields.get("renewTime")) else {}
     registrations = [_object(text) for name, text in annotations.items() if name.startswith(REGISTRATION_PREFIX)]
     return Version(
         at=at,

@@ -33,7 +33,7 @@ RECORD = Record(
     renew_time="2024-05-01T10:00:00Z",
     transitions=0,
 )
-CLAIM = Claim(holder="a", node="n1", pod_uid="u")
+CLAIM = Claim(holder="a", node="n1", pod_uid="u", renewed=RECORD.renew_time)
 KEY = registration_key("b")
 REGISTRATION = Registration(identity="b", node="n2", pod_uid="v").encode()
 LOG: FilteringBoundLogger = structlog.wrap_logger(

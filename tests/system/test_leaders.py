@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,10 @@ class Locks:
         self, name: str, text: str | None, *, claim: Claim | None = None, group: str = "", namespace: str = "shop"
     ) -> None:
         """Write a lock object, whether there is one or not."""
-        annotations = {RECORD_ANNOTATION: text, CLAIM_ANNOTATION: None if claim is None else claim.encode()}
+        claimed = None
+        if text is not None and claim is not None:
+            claimed = replace(claim, renewed=json.loads(text)["renewTime"]).encode()
+        annotations = {RECORD_ANNOTATION: text, CLAIM_ANNOTATION: claimed}
         metadata = {
             "name": name,
             "annotations": {key: value for key, value in annotations.items() if value is not None},

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RBAC = Path(__file__).parents[2] / "k8s" / "rbac"
 STEPS = ("stock", "recommended", "cluster")
 ELECTING = {"get", "create", "update"}
+RENEWED = "2026-01-01T00:00:00Z"
 """The verbs on the lock object without which nobody leads."""
 
 COLLECTIONS = {
@@ -205,7 +206,7 @@ async def set_scene(account: Account, sidecars: Sidecars, objects: Objects) -> S
         Registration(identity=identity, node=node, pod_uid=identity)
         for identity, node in (("other-0", "node-1"), ("other-1", "node-2"))
     ]
-    claim = Claim(holder="other-0", node="node-1", pod_uid="other-0", term=1)
+    claim = Claim(holder="other-0", node="node-1", pod_uid="other-0", term=1, renewed=RENEWED)
     misplaced = {registration_key(one.identity): one.encode() for one in registered}
     misplaced[CLAIM_ANNOTATION] = claim.encode()
     _lock(server, "misplaced", namespace=elsewhere, group=namespace, holder="other-0", annotations=misplaced)
@@ -234,8 +235,7 @@ def _lock(
     server: RealAPIServer, name: str, *, namespace: str, group: str, holder: str, annotations: dict[str, str]
 ) -> None:
     """Create a lock object as its holder would have."""
-    now = "2026-01-01T00:00:00Z"
-    record = Record(holder=holder, lease_seconds=3600, acquire_time=now, renew_time=now, transitions=0)
+    record = Record(holder=holder, lease_seconds=3600, acquire_time=RENEWED, renew_time=RENEWED, transitions=0)
     body = {
         "apiVersion": "v1",
         "kind": "Endpoints",

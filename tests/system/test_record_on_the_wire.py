@@ -90,6 +90,7 @@ async def test_the_record_through_a_whole_life(sidecars: Sidecars, lock: LockObj
     times = [written(await lock.text(), holder="web-0", lease=2, transitions=0)]
     claim = json.loads((await lock.everything())["metadata"]["annotations"][CLAIM])
     assert int(claim.pop("term")) > 0
+    assert claim.pop("renewed") == (await lock.record())["renewTime"]
     assert claim == {
         "holder": "web-0",
         "node": "node-0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.election import (
@@ -64,9 +65,14 @@ def candidacy(
 
 
 def lock(
-    version: int, text: str | None, claim: str | None = None, others: Mapping[str, str | None] | None = None
+    version: int, text: str | None, claim: Claim | str | None = None, others: Mapping[str, str | None] | None = None
 ) -> Snapshot:
-    """Return the lock object with these annotations, as an answer of the API server shows it."""
+    """Return the lock object with these annotations, as an answer of the API server shows it.
+
+    A `Claim` is written with the record; a claim's text stands there as it is.
+    """
+    if isinstance(claim, Claim):
+        claim = belonging(claim, text).encode()
     annotations = {RECORD_ANNOTATION: text, CLAIM_ANNOTATION: claim, **(others or {})}
     return Snapshot(
         version=version,
@@ -75,6 +81,12 @@ def lock(
         claim=parse_claim(claim),
         body={"metadata": {"annotations": {key: value for key, value in annotations.items() if value is not None}}},
     )
+
+
+def belonging(claim: Claim, text: str | None) -> Claim:
+    """Return the claim as it is written with the record of this text."""
+    written = parse_record(text or "")
+    return replace(claim, renewed=written.renew_time) if isinstance(written, Record) else claim
 
 
 def record(holder: str = "b", *, lease: int = LEASE, renewed: int = 0, transitions: int = 0) -> Record:
@@ -100,7 +112,7 @@ def held(
 ) -> Snapshot:
     """Return the lock object held by `holder`; with a claim of that state when `uid` is given."""
     text = record(holder, lease=lease, renewed=renewed, transitions=transitions).encode()
-    claim = None if uid is None else Claim(holder=holder, node=f"node-{uid}", pod_uid=uid, state=state).encode()
+    claim = None if uid is None else Claim(holder=holder, node=f"node-{uid}", pod_uid=uid, state=state)
     return lock(version, text, claim)
 
 
@@ -114,7 +126,7 @@ def handed(version: int, successor: str, *, uid: str = "", moves: int = 1) -> Sn
     claim = Claim(
         holder="", node=f"node-{successor}", pod_uid=uid or f"uid-{successor}", successor=successor, moves=moves
     )
-    return lock(version, record("", lease=1).encode(), claim.encode())
+    return lock(version, record("", lease=1).encode(), claim)
 
 
 def result(write: Write, version: int) -> Snapshot:

@@ -39,7 +39,9 @@ UINT64 = 2**64 - 1
 
 def claim(holder: str = "a", node: str = "n1", uid: str = "uid-a", **changes: object) -> str:
     """Return a claim's text, with these fields put in place of the usual ones."""
-    fields = json.loads(Claim(holder=holder, node=node, pod_uid=uid, term=7).encode())
+    fields = json.loads(
+        Claim(holder=holder, node=node, pod_uid=uid, term=7, renewed=record(holder).renew_time).encode()
+    )
     return json.dumps({**fields, **changes})
 
 
@@ -215,7 +217,9 @@ GARBAGE = st.fixed_dictionaries(
         RECORD_ANNOTATION: st.just(record("a").encode())
         | st.just(record("").encode())
         | annotation("holderIdentity", "leaseDurationSeconds", "leaderTransitions"),
-        CLAIM_ANNOTATION: annotation("holder", "node", "pod_uid", "weight", "state", "successor", "term", "moves"),
+        CLAIM_ANNOTATION: annotation(
+            "holder", "node", "pod_uid", "weight", "state", "successor", "term", "moves", "renewed"
+        ),
         registration_key("a"): annotation("identity", "node", "pod_uid", "seen", "accepted"),
         registration_key("b"): annotation("identity", "node", "pod_uid", "seen", "accepted"),
     },

@@ -39,9 +39,11 @@ FORBIDDEN = ForbiddenError("403 Forbidden", status=403)
 def lock(number: int, *, claimed: bool = False) -> LockSeen:
     """Return a lock object that is held by a pod of its own, on a node that is told by a claim or by the pod."""
     pod = f"pod-{number:05}"
-    annotations = {RECORD_ANNOTATION: record(pod).encode()}
+    held = record(pod)
+    annotations = {RECORD_ANNOTATION: held.encode()}
     if claimed:
-        annotations[CLAIM_ANNOTATION] = Claim(holder=pod, node="claimed", pod_uid="u").encode()
+        claim = Claim(holder=pod, node="claimed", pod_uid="u", renewed=held.renew_time)
+        annotations[CLAIM_ANNOTATION] = claim.encode()
     return LockSeen(name=f"apps/e-{number:05}", version=number + 1, annotations=annotations)
 
 

@@ -14,7 +14,7 @@ from tests.cluster.terms import Version, gaps, instant, terms, version_of
 def lock(holder: str, *, renewed: int = 0, claim: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a lock object."""
     record = json.dumps({"holderIdentity": holder, "renewTime": f"1970-01-01T00:00:{renewed:02}Z"})
-    claimed = {CLAIM_ANNOTATION: json.dumps(claim)} if claim else {}
+    claimed = {CLAIM_ANNOTATION: json.dumps({**claim, "renewed": f"1970-01-01T00:00:{renewed:02}Z"})} if claim else {}
     return {"metadata": {"name": "store", "annotations": {RECORD_ANNOTATION: record, **claimed}}}
 
 

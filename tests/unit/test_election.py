@@ -37,7 +37,7 @@ def test_acquires_from_no_object() -> None:
     assert write.record.lease_seconds == LEASE
     assert write.record.acquire_time == write.record.renew_time == format_time(EPOCH)
     assert write.record.transitions == 0
-    assert write.claim == Claim(holder="a", node="node-a", pod_uid="uid-a")
+    assert write.claim == Claim(holder="a", node="node-a", pod_uid="uid-a", renewed=format_time(EPOCH))
     assert not player.leads, "nobody leads before the write is answered"
     player.happens(Written(result(write, 1), player.now))
     assert player.leads
@@ -316,7 +316,7 @@ def test_change_of_something_else_does_not_disturb_the_leader() -> None:
     """Somebody labels the object: the leader goes on, and renews from the new version."""
     player = leader()
     text = player.state.observed.text if player.state.observed else None
-    claim = Claim(holder="a", node="node-a", pod_uid="uid-a").encode()
+    claim = Claim(holder="a", node="node-a", pod_uid="uid-a")
     labelled = lock(7, text, claim)
     player.happens(Changed(labelled), at=1.0)
     assert player.leads

@@ -40,6 +40,7 @@ from tests.unit.player import (
     LEASE,
     RETRY,
     Player,
+    belonging,
     checker,
     follower,
     handed,
@@ -85,7 +86,8 @@ def seen(player: Player) -> Snapshot:
 def test_to_acquire_is_to_check() -> None:
     """Whoever takes the lock says that it checks, and is no leader: neither in its own answer nor in anybody's."""
     player = checker()
-    assert seen(player).claim == Claim(holder="a", node="node-a", pod_uid="uid-a", state=CHECKING)
+    claim = Claim(holder="a", node="node-a", pod_uid="uid-a", state=CHECKING)
+    assert seen(player).claim == belonging(claim, seen(player).text)
     assert not player.leads
     assert player.names == ""
     assert player.state.note == "checking whether this is the right node"
@@ -483,7 +485,7 @@ def test_bidder_strikes_out_whoever_let_the_lease_run_out() -> None:
     """The holder that is gone is no candidate any more, so that nothing is handed over to it."""
     gone = {registration_key("b"): B.encode()}
     claim = Claim(holder="b", node="node-b", pod_uid="uid-b")
-    player = follower(lock(1, record("b").encode(), claim.encode(), gone), balance=FULL, luck=0.0)
+    player = follower(lock(1, record("b").encode(), claim, gone), balance=FULL, luck=0.0)
     player.counts(0.0, at=LEASE)
     player.reads(seen(player), at=LEASE)
     write = player.does(Write)
@@ -541,7 +543,8 @@ def test_hands_over_after_it_stopped_leading() -> None:
     write = player.does(Write)
     assert write.base == seen(player)
     assert (write.record.holder, write.record.lease_seconds) == ("", 1)
-    assert write.claim == Claim(holder="", node="node-b", pod_uid="uid-b", successor="b", moves=1)
+    claim = Claim(holder="", node="node-b", pod_uid="uid-b", successor="b", moves=1)
+    assert write.claim == belonging(claim, write.record.encode())
     player.happens(Written(result(write, 4), player.now))
     assert not player.leads
     assert player.names == ""
@@ -776,7 +779,7 @@ def test_everybody_else_waits_a_second(successor: str, uid: str, luck: float) ->
     player = follower(held(1, "c", uid="uid-c"), balance=FULL)
     player.luck = luck
     claim = Claim(holder="", node="node-b", pod_uid=uid, successor=successor)
-    handed_over = lock(2, record("", lease=1).encode(), claim.encode())
+    handed_over = lock(2, record("", lease=1).encode(), claim)
     player.sees(handed_over, at=1.0)
     waited = player.does(Wait).until - 1.0
     assert SUCCESSOR_SECONDS <= waited <= SUCCESSOR_SECONDS + FULL.slot / 2
@@ -799,7 +802,7 @@ def test_successor_that_did_not_come_is_struck_out() -> None:
     """Whoever takes the lock in the place of its successor takes that one off, or it would be nominated again."""
     there = {registration_key("b"): B.encode()}
     claim = Claim(holder="", node="node-b", pod_uid="uid-b", successor="b")
-    left = lock(2, record("", lease=1).encode(), claim.encode(), there)
+    left = lock(2, record("", lease=1).encode(), claim, there)
     player = follower(held(1, "c", uid="uid-c"), balance=FULL)
     player.luck = 0.0
     player.sees(left, at=1.0)
@@ -890,7 +893,7 @@ def test_moves_are_remembered_after_a_leader_that_ended() -> None:
     """A release without a successor has no claim; whoever takes the lock then goes on counting what it saw before."""
     player = follower(held(1, "c", uid="uid-c"), balance=FULL)
     claim = Claim(holder="c", node="node-c", pod_uid="uid-c", moves=3)
-    player.sees(lock(2, record("c", renewed=1).encode(), claim.encode()), at=1.0)
+    player.sees(lock(2, record("c", renewed=1).encode(), claim), at=1.0)
     player.sees(released(3), at=2.0)
     player.does(Count, at=3.0)
     player.happens(Counted(0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.election import (
@@ -17,10 +19,10 @@ from sidecar.election import (
     Written,
     next_action,
 )
-from sidecar.record import Claim, Snapshot
+from sidecar.record import CHECKING, Claim, Snapshot
 from tests.unit.player import DEADLINE, LEASE, RETRY, Player, follower, held, leader, lock, record, released, result
 
-MINE = Claim(holder="a", node="node-a", pod_uid="uid-a").encode()
+MINE = Claim(holder="a", node="node-a", pod_uid="uid-a")
 
 
 # -- The lease of another: counted from my observation, on my clock ---------------------------------------------------
@@ -475,9 +477,7 @@ def test_unreadable_record_that_changes_is_held_anew() -> None:
 ALIKE = [
     pytest.param(held(5, "a", uid="uid-elsewhere"), id="another-pod"),
     pytest.param(held(5, "a"), id="without-claim"),
-    pytest.param(
-        lock(5, record("a").encode(), Claim(holder="b", node="n", pod_uid="uid-a").encode()), id="stale-claim"
-    ),
+    pytest.param(lock(5, record("a").encode(), Claim(holder="b", node="n", pod_uid="uid-a")), id="stale-claim"),
     pytest.param(lock(5, record("a").encode(), "not a claim"), id="damaged-claim"),
 ]
 
@@ -521,6 +521,32 @@ def test_resuming_puts_the_present_lease_in_force() -> None:
     assert player.does(Write).record.lease_seconds == LEASE
 
 
+def test_claim_that_another_process_left_is_not_resumed() -> None:
+    """A stock peer of my name renewed the record since, and left my claim standing: it lives, and I am not that one."""
+    inherited = replace(MINE, renewed=record("a").renew_time).encode()
+    player = follower(lock(5, record("a", renewed=7).encode(), inherited))
+    assert isinstance(next_action(player.state, player.moment())[1], Wait)
+    assert [*player.waits()][-1] >= LEASE
+
+
+def test_claim_that_checked_says_nothing_of_a_namesake() -> None:
+    """A stock peer under the name of a pod that died while it checked leads, and is named."""
+    player = Player("b")
+    checking = replace(MINE, state=CHECKING, renewed=record("a").renew_time).encode()
+    player.reads(lock(5, record("a", renewed=7).encode(), checking))
+    assert player.names == "a"
+
+
+def test_release_by_a_stock_peer_names_no_successor() -> None:
+    """What an earlier release said does not come back when somebody who knows nothing of claims releases."""
+    player = Player("b")
+    earlier = Claim(holder="", node="node-b", pod_uid="uid-b", successor="b", renewed=record("").renew_time)
+    player.reads(held(5, "z"))
+    player.sees(lock(6, record("", lease=1, renewed=7).encode(), earlier.encode()), at=1.0)
+    assert player.state.observed is not None
+    assert player.state.observed.claim is None
+
+
 def test_same_pod_resumes_at_first_sight_only() -> None:
     """Later, my claim beside a record that I did not write is no proof: somebody left the claim standing."""
     player = follower(held(5))
@@ -553,7 +579,7 @@ def test_same_text_beside_another_claim_is_another_record() -> None:
     player = leader()
     mine = player.state.observed
     assert mine is not None
-    stranger = Claim(holder="a", node="node-z", pod_uid="uid-z").encode()
+    stranger = Claim(holder="a", node="node-z", pod_uid="uid-z")
     player.sees(lock(9, mine.text, stranger), at=0.5)
     assert not player.leads
     assert player.names == ""

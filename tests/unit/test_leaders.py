@@ -46,7 +46,8 @@ def record(holder: str, *, acquired: str = "2026-05-04T11:58:40Z", renewed: str 
 
 
 def claim(holder: str, node: str, **more: Any) -> str:  # noqa: ANN401 - fields of a claim
-    """Return a claim's text."""
+    """Return a claim's text, as it is written with `record`'s usual renew time."""
+    more = {"renewed": "2026-05-04T11:59:58Z", **more}
     return Claim(holder=holder, node=node, pod_uid="u", **more).encode()
 
 
@@ -180,7 +181,8 @@ def test_news_and_no_news() -> None:
     observed = Observed()
     first = read(recorded=record("a"), claimed=claim("a", "n1"))
     assert observed.see(first, 0.0) == Change(ADDED, first)
-    renewed = read(recorded=record("a", renewed="2026-05-04T12:00:00Z"), claimed=claim("a", "n1"), nodes=["n3"])
+    later = "2026-05-04T12:00:00Z"
+    renewed = read(recorded=record("a", renewed=later), claimed=claim("a", "n1", renewed=later), nodes=["n3"])
     assert observed.see(renewed, 1.0) == Change(CHANGED, renewed, is_news=False)
     nominating = read(recorded=record("a"), claimed=claim("a", "n1", successor="b"))
     assert observed.see(nominating, 2.0).is_news

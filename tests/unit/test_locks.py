@@ -28,7 +28,7 @@ RECORD = Record(
     renew_time="2024-05-01T10:00:02Z",
     transitions=1,
 )
-CLAIM = Claim(holder="a", node="n", pod_uid="u")
+CLAIM = Claim(holder="a", node="n", pod_uid="u", renewed=RECORD.renew_time)
 SERVICE: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Endpoints",

@@ -47,7 +47,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = ("holderIdentity", "leaseDurationSeconds", "acquireTime", "renewTime", "leaderTransitions")
-CLAIM_KEYS = ("holder", "node", "pod_uid", "weight", "state", "successor", "term", "moves")
+CLAIM_KEYS = ("holder", "node", "pod_uid", "weight", "state", "successor", "term", "moves", "renewed")
 
 
 def readable(text: str) -> Record:
@@ -144,14 +144,23 @@ def test_claim_bytes() -> None:
     """A claim is compact JSON with every field, in the order in which they are declared."""
     claim = Claim(holder="web-0", node="n1", pod_uid="u")
     assert claim.encode() == (
-        '{"holder":"web-0","node":"n1","pod_uid":"u","weight":1,"state":"leading","successor":"","term":0,"moves":0}'
+        '{"holder":"web-0","node":"n1","pod_uid":"u","weight":1,"state":"leading","successor":"","term":0,"moves":0,'
+        '"renewed":""}'
     )
     checking = Claim(
-        holder="web-0", node="n1", pod_uid="u", weight=4, state=CHECKING, successor="web-1", term=2**64 - 1, moves=3
+        holder="web-0",
+        node="n1",
+        pod_uid="u",
+        weight=4,
+        state=CHECKING,
+        successor="web-1",
+        term=2**64 - 1,
+        moves=3,
+        renewed="2024-05-01T10:00:02Z",
     )
     assert checking.encode() == (
         '{"holder":"web-0","node":"n1","pod_uid":"u","weight":4,"state":"checking","successor":"web-1",'
-        '"term":18446744073709551615,"moves":3}'
+        '"term":18446744073709551615,"moves":3,"renewed":"2024-05-01T10:00:02Z"}'
     )
 
 
@@ -282,9 +291,10 @@ def test_claim_forgives_what_it_can() -> None:
 
 
 def test_claim_of_an_earlier_version_is_read() -> None:
-    """What a claim without the later fields means: weight 1, leading, no successor, no term, no moves."""
+    """What a claim without the later fields means: weight 1, leading, no successor, no term, no moves, no record."""
     claim = parse_claim('{"holder":"a","node":"n","pod_uid":"u"}')
     assert claim == Claim(holder="a", node="n", pod_uid="u", weight=1, state=LEADING, successor="", term=0, moves=0)
+    assert claim.renewed == ""
 
 
 @pytest.mark.parametrize(
@@ -314,6 +324,8 @@ def test_claim_of_an_earlier_version_is_read() -> None:
         ("successor", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
         ("node", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
         ("pod_uid", f'"{"x" * (LONGEST_IDENTITY + 1)}"', ""),
+        ("renewed", '"2024-05-01T10:00:02Z"', "2024-05-01T10:00:02Z"),
+        ("renewed", "7", ""),
         *(
             (field, text, value)
             for field in ("term", "moves")
@@ -342,7 +354,7 @@ def test_claim_s_fields_have_bounds(field: str, text: str, value: object) -> Non
 def test_claim_that_is_too_long() -> None:
     """A claim is read up to a length, into which the longest names that are believed fit; a longer one is none."""
     name = "x" * LONGEST_IDENTITY
-    longest = Claim(holder=name, node=name, pod_uid=name, successor=name)
+    longest = Claim(holder=name, node=name, pod_uid=name, successor=name, renewed=name)
     assert parse_claim(longest.encode()) == longest
     text = '{"holder":"a"'
     assert parse_claim(text + " " * (LONGEST_CLAIM - len(text) - 1) + "}") == Claim(holder="a", node="", pod_uid="")
@@ -370,3 +382,11 @@ def test_claim_counts_only_beside_its_holder() -> None:
     handed_over = Claim(holder="", node="n", pod_uid="u", successor="b")
     assert Snapshot(version=1, text="", record=parse_record("{}"), claim=handed_over).valid_claim is handed_over
     assert Snapshot(version=1, text="", record=beside["a"], claim=handed_over).valid_claim is None
+
+
+def test_claim_counts_only_beside_the_record_that_it_was_written_with() -> None:
+    """A holder of the same name that knows nothing of claims renews the record, and does not inherit the claim."""
+    claim = Claim(holder="a", node="n", pod_uid="u", renewed="2024-05-01T10:00:02Z")
+    for renewed, valid in (("2024-05-01T10:00:02Z", claim), ("2024-05-01T10:00:04Z", None), ("", None)):
+        record = parse_record(f'{{"holderIdentity":"a","leaseDurationSeconds":10,"renewTime":"{renewed}"}}')
+        assert Snapshot(version=1, text="", record=record, claim=claim).valid_claim is valid

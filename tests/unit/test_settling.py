@@ -40,7 +40,7 @@ from sidecar.settling import (
     observe,
     stamp_seconds,
 )
-from tests.unit.player import EPOCH, candidacy, lock, record
+from tests.unit.player import EPOCH, belonging, candidacy, lock, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -118,7 +118,8 @@ class Settler:
         """Write this candidate's record and claim, which begins, confirms or renews its term, or nominates."""
         me = self.settling.candidacy
         claim = Claim(holder=me.identity, node=me.node, pod_uid=me.pod_uid, state=state, successor=successor)
-        self.at.change({RECORD_ANNOTATION: record(me.identity).encode(), CLAIM_ANNOTATION: claim.encode()})
+        text = record(me.identity).encode()
+        self.at.change({RECORD_ANNOTATION: text, CLAIM_ANNOTATION: belonging(claim, text).encode()})
         before = self.term
         nominated_in = self.at.version
         if before is not None and before.written.successor == successor:
@@ -485,10 +486,11 @@ def test_a_blind_holder_stays_registered() -> None:
 # -- Accepting ---------------------------------------------------------------------------------------------------------
 
 
-def nominate(settler: Settler, successor: str = "a", *, holder_name: str = "z") -> int:
-    """Have the holder nominate; return the version in which it did."""
+def nominate(settler: Settler, successor: str = "a", *, holder_name: str = "z", renewed: int = 0) -> int:
+    """Have the holder nominate, or renew while the nomination stands; return the version in which it did."""
+    text = record("z", renewed=renewed).encode()
     claim = Claim(holder=holder_name, node="n9", pod_uid="uid-z", successor=successor)
-    settler.at.change({CLAIM_ANNOTATION: claim.encode()})
+    settler.at.change({RECORD_ANNOTATION: text, CLAIM_ANNOTATION: belonging(claim, text).encode()})
     return settler.at.version
 
 
@@ -499,7 +501,7 @@ def test_accepts_at_once() -> None:
     version = nominate(settler)
     assert settler.registers(50.0) == registered("a", "n1", seen=5, accepted=version)
     assert settler.rests() >= 50.0 + STAMP_SECONDS
-    settler.at.change({RECORD_ANNOTATION: record("z", renewed=1).encode()})
+    nominate(settler, renewed=1)
     assert settler.rests(52.0) >= 52.0 + STAMP_SECONDS - 2.0, "a renewal is no other nomination"
 
 
@@ -510,7 +512,7 @@ def test_tries_again_to_accept() -> None:
     settler.does(Register, 50.0)
     again = settler.rests()
     assert 50.0 + ACCEPTANCE_SECONDS / 4 <= again <= 50.0 + ACCEPTANCE_SECONDS / 2
-    settler.at.change({RECORD_ANNOTATION: record("z", renewed=1).encode()})
+    nominate(settler, renewed=1)
     assert settler.does(Register, again).registration == registered("a", "n1", accepted=version)
 
 
@@ -550,6 +552,7 @@ def test_a_nomination_on_a_new_lock_object_is_another_one() -> None:
 def test_what_is_no_nomination(claim: Claim, why: str) -> None:
     """Only the present holder nominates."""
     settler = follower()
+    claim = belonging(claim, settler.at.annotations[RECORD_ANNOTATION])
     settler.at.change({CLAIM_ANNOTATION: claim.encode()})
     assert settler.rests(50.0) >= STAMP_SECONDS, why
 
