@@ -298,7 +298,7 @@ class Observed:
     mine: bool
     """The record is in force and I wrote it."""
     held_until: float
-    """Before this instant nobody may take over. Carried on when a record vanishes: that is no release."""
+    """Before this instant nobody may take over. A record that vanishes is held still: that is no release."""
     bid_at: float
     """When to bid, once it is vacant."""
     counted: bool = False
@@ -829,7 +829,7 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
         return since, since + (wait if state.candidacy.balance is not None else 0.0)
     if record is None:
         # Deleted, or stripped of its record: no holder said that it is over.
-        held_until = state.observed.held_until if state.observed else since
+        held_until = _vanished(state, moment, shown=snapshot is None and asked_at is None)
         return held_until, max(moment.now, held_until) + wait
     if isinstance(record, UnreadableRecord):
         held_until = moment.now + state.candidacy.lease_seconds
@@ -838,6 +838,21 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
     else:
         return since, moment.now + wait
     return held_until, held_until + wait
+
+
+def _vanished(state: State, moment: Moment, *, shown: bool) -> float:
+    """Return until when a record that is no longer there is held; `shown` says that a watch showed its deletion.
+
+    A watch shows everything that came before. Whoever reads may have been cut off, and have missed renewals: then the
+    last one may be as young as the answer, and the record that was seen last is only the best guess of its lease.
+    """
+    if state.observed is None:
+        return moment.now
+    if shown:
+        return state.observed.held_until
+    last = state.observed.snapshot.record if state.observed.snapshot else None
+    lease = last.lease_seconds if isinstance(last, Record) else 0
+    return moment.now + max(lease, state.candidacy.lease_seconds)
 
 
 def _bid_wait(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:

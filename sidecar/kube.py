@@ -2,8 +2,8 @@
 
 Configuration, TLS, exec plug-ins and the refresh of tokens are kubernetes_asyncio's; its generated models are not
 used (a millisecond an object, for nothing that is needed here). What this adds: every request has a deadline, every
-answer a size limit, every failure a class of its own, and credentials that the API server no longer accepts are
-loaded anew.
+answer a size limit, every failure a class of its own, no connection is trusted once one of them has fallen silent, and
+credentials that the API server no longer accepts are loaded anew.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,10 @@ class ForbiddenError(ApiError):
     """403: the credentials are good, and do not allow this."""
 
 
+class NoAnswerError(ApiError):
+    """The request's time was over."""
+
+
 class UnauthorizedError(ApiError):
     """401: the credentials are not accepted (any more)."""
 
@@ -163,44 +167,76 @@ class KubeClient:
         self._timeout = timeout
         self._user_agent = user_agent
         self._clock = clock
-        self._api: ApiClient | None = None
+        self._configuration: Configuration | None = None
+        self._session: _Session | None = None
+        """What new requests go over."""
+        self._sessions: set[_Session] = set()
+        """That one, and those that earlier requests still go over."""
         self._loading: asyncio.Task[None] | None = None
         self._loaded_at = float("-inf")
 
     async def connect(self) -> None:
         """Load the configuration, so that what is wrong with it is known at once. Raises `ConfigError`."""
-        if self._api is not None:
+        if self._session is not None:
+            return
+        if self._configuration is not None:
+            self._open(self._configuration)
             return
         if self._loading is None:
             # A task of its own, which all requests wait for: an exec plug-in may take longer than one of them is given.
-            self._loading = asyncio.create_task(self._open())
+            self._loading = asyncio.create_task(self._load_anew())
             self._loading.add_done_callback(_heard)
         await asyncio.shield(self._loading)
 
-    async def _open(self) -> None:
+    async def _load_anew(self) -> None:
         try:
-            configuration = await self._load()
-            try:
-                api = ApiClient(configuration)
-            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-                raise ConfigError(f"the certificates for {configuration.host} cannot be used: {error}") from error
-            api.user_agent = self._user_agent
-            self._api = api
+            self._open(await self._load())
             self._loaded_at = self._clock()
         finally:
             self._loading = None
+
+    def _open(self, configuration: Configuration) -> None:
+        self._configuration = None
+        try:
+            api = ApiClient(configuration)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise ConfigError(f"the certificates for {configuration.host} cannot be used: {error}") from error
+        api.user_agent = self._user_agent
+        self._configuration = configuration
+        self._session = _Session(api)
+        self._sessions.add(self._session)
 
     async def close(self) -> None:
         """Close every connection."""
         if (loading := self._loading) is not None:
             loading.cancel()
             await asyncio.wait([loading])
-        await self._drop()
+        self._configuration = self._session = None
+        while self._sessions:
+            await self._sessions.pop().api.close()
 
-    async def _drop(self) -> None:
-        api, self._api = self._api, None
-        if api is not None:
-            await api.close()
+    async def _leave(self, session: _Session | None) -> None:
+        """Send no more requests over this session; those that are under way go on."""
+        if session is None:
+            return
+        if self._session is session:
+            self._session = None
+        await self._close_unused(session)
+
+    async def _close_unused(self, session: _Session) -> None:
+        if session in self._sessions and session is not self._session and not session.users:
+            self._sessions.remove(session)
+            await session.api.close()
+
+    @asynccontextmanager
+    async def _using(self, session: _Session) -> AsyncIterator[None]:
+        """Keep a session open for as long as the block runs."""
+        session.users += 1
+        try:
+            yield
+        finally:
+            session.users -= 1
+            await self._close_unused(session)
 
     async def get(self, path: str) -> Mapping[str, Any]:
         """Return the object at `path`. Raises `ApiError`."""
@@ -232,8 +268,8 @@ class KubeClient:
         for _ in range(PAGE_LIMIT):
             asked = [*query, ("continue", following)] if following else query
             async with (
-                self._asking("GET", path),
-                await self._send("GET", path, query=asked, accept=_METADATA_LIST) as response,
+                self._asking("GET", path) as session,
+                await self._send(session, "GET", path, query=asked, accept=_METADATA_LIST) as response,
             ):
                 content = await _content("GET", path, response, left)
                 page, following = _page(path, _object("GET", path, response, content))
@@ -275,35 +311,54 @@ class KubeClient:
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", str(seconds)),
         ]
-        async with self._asking("GET", path):
-            response = await self._send("GET", path, query=query, accept=accept)
-            if response.status != _OK:
-                async with response:
-                    await _answer("GET", path, response)
-        try:
+        async with AsyncExitStack() as watching:
+            async with self._asking("GET", path) as session:
+                response = await self._send(session, "GET", path, query=query, accept=accept)
+                if response.status != _OK:
+                    async with response:
+                        await _answer("GET", path, response)
+                await watching.enter_async_context(self._using(session))
+                watching.callback(response.close)
             yield _events(path, response)
-        finally:
-            response.close()
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         # An answer that was read to its end leaves the connection in the pool; any other closes it.
-        async with self._asking(method, path), await self._send(method, path, body=body) as response:
+        async with (
+            self._asking(method, path) as session,
+            await self._send(session, method, path, body=body) as response,
+        ):
             return await _answer(method, path, response)
 
     @asynccontextmanager
-    async def _asking(self, method: str, path: str) -> AsyncIterator[None]:
-        """Bound a request in time, and load anew what it says is out of date: tokens and certificates are rotated."""
+    async def _asking(self, method: str, path: str) -> AsyncIterator[_Session]:
+        """Yield what a request goes over; bound it in time, and learn from what becomes of it.
+
+        After a time-out no other request goes over the same connections: one may be half-open, and as many of them as
+        wait in the pool would each cost the next request its time. Where it says that credentials are out of date, they
+        are loaded anew: tokens and certificates are rotated.
+        """
+        session: _Session | None = None
         try:
             with _told_as_api_errors(method, path):
                 async with asyncio.timeout(self._timeout):
-                    yield
+                    await self.connect()
+                    session = self._session
+                    if session is None:
+                        raise ApiError(f"{method} {path}: the client configuration is being loaded anew")
+                    async with self._using(session):
+                        yield session
+        except NoAnswerError:
+            await self._leave(session)
+            raise
         except (UnauthorizedError, UntrustedError):
             if self._clock() - self._loaded_at >= RELOAD_INTERVAL:
-                await self._drop()
+                self._configuration = None
+                await self._leave(session)
             raise
 
     async def _send(
         self,
+        session: _Session,
         method: str,
         path: str,
         *,
@@ -311,10 +366,7 @@ class KubeClient:
         body: Mapping[str, Any] | None = None,
         accept: str = _JSON,
     ) -> aiohttp.ClientResponse:
-        await self.connect()
-        if self._api is None:
-            raise ApiError(f"{method} {path}: the client configuration is being loaded anew")
-        response: aiohttp.ClientResponse = await self._api.call_api(
+        response: aiohttp.ClientResponse = await session.api.call_api(
             path,
             method,
             query_params=query,
@@ -327,6 +379,14 @@ class KubeClient:
             _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
         )
         return response
+
+
+class _Session:
+    """One ApiClient, whose connections are closed once nobody uses it any more and new requests go over another."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self.api = api
+        self.users = 0
 
 
 def _heard(loading: asyncio.Task[None]) -> None:
@@ -416,7 +476,7 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise ApiError(f"{method} {path}: no answer in time") from error
+        raise NoAnswerError(f"{method} {path}: no answer in time") from error
     except ConfigError as error:
         raise ApiError(f"{method} {path}: {error}") from error
     except aiohttp.ClientConnectorCertificateError as error:
@@ -428,7 +488,7 @@ def _told_as_api_errors(method: str, path: str) -> Iterator[None]:
         raise ApiError(f"{method} {path}: the answer was cut off") from error
     except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError, ConfigException, RuntimeError) as error:
         # HttpProcessingError: a line of a watch that is too long. ValueError: a token that does not fit into a header.
-        # ConfigException: a token file that is empty for a moment. RuntimeError: another request's failure just closed
-        # the session. Some of their texts have several lines, and quote what they could not read.
+        # ConfigException: a token file that is empty for a moment. RuntimeError: the client was closed meanwhile. Some
+        # of their texts have several lines, and quote what they could not read.
         sentence = " ".join(str(error).split()) or type(error).__name__
         raise ApiError(f"{method} {path}: {sentence[:MESSAGE_LIMIT]}") from error

@@ -434,6 +434,24 @@ def test_object_made_again_and_deleted_again_is_no_vacancy() -> None:
     assert [*player.waits()][-1] >= LEASE
 
 
+@pytest.mark.parametrize("gone", [None, lock(7, None)], ids=["deleted", "stripped"])
+@pytest.mark.parametrize("seen", [held(5), held(5, lease=3), released(5)], ids=["held", "held-shortly", "released"])
+def test_whoever_was_cut_off_waits_a_lease_for_what_vanished(seen: Snapshot, gone: Snapshot | None) -> None:
+    """Renewals were missed: the holder may have renewed right before, so the lease that was seen last says nothing."""
+    player = follower(seen, watching=False)
+    player.happens(Fetched(gone, 60.0), at=60.0)
+    player.happens(WatchStarted())
+    assert [*player.waits()][-1] >= 60.0 + LEASE
+
+
+def test_longer_lease_of_what_vanished_is_waited_out() -> None:
+    """The holder's own lease counts where it is the longer one."""
+    player = follower(held(5, lease=3 * LEASE), watching=False)
+    player.reads(None, at=60.0)
+    player.happens(WatchStarted())
+    assert [*player.waits()][-1] >= 60.0 + 3 * LEASE
+
+
 def test_newcomer_that_finds_nothing_creates_at_once() -> None:
     """Whoever never saw the lock held has nothing to wait for."""
     player = Player()

@@ -9,7 +9,8 @@ import socket
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -30,6 +31,7 @@ from sidecar.kube import (
     ForbiddenError,
     GoneError,
     KubeClient,
+    NoAnswerError,
     NotFoundError,
     Permission,
     UnauthorizedError,
@@ -38,10 +40,11 @@ from sidecar.kube import (
 from sidecar.kubeconfig import ConfigError
 from tests.testbed import processes
 from tests.testbed.certificate import self_signed
+from tests.testbed.sidecar import until
 from tests.unit.wire import HANG, Wire, answered, event, http, streamed, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 @pytest.fixture(autouse=True)
@@ -475,6 +478,111 @@ async def test_connection_that_is_not_accepted_ends_in_time() -> None:
     assert error.status is None
 
 
+@dataclass
+class Connections:
+    """A server whose connections can fall silent; new ones are answered, and a watch is sent an event each time."""
+
+    url: str = ""
+    accepted: int = 0
+    watching: list[asyncio.StreamWriter] = field(default_factory=list)
+    _open: dict[asyncio.StreamWriter, bool] = field(default_factory=dict)
+    """And whether they are silent."""
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._open)
+
+    def fall_silent(self) -> None:
+        """Answer nothing any more on the connections there are."""
+        self._open = dict.fromkeys(self._open, True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection; to a watch, with its head alone."""
+        self.accepted += 1
+        self._open[writer] = False
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                if self._open[writer]:
+                    continue
+                # Whoever asks at the same time gets a connection of their own.
+                await asyncio.sleep(0.01)
+                if b"watch=true" in request:
+                    self.watching.append(writer)
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                else:
+                    writer.write(answered(OBJECT))
+        del self._open[writer]
+        writer.close()
+
+
+@asynccontextmanager
+async def connections() -> AsyncIterator[Connections]:
+    """Serve on a free port."""
+    served = Connections()
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield served
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("pooled", [1, 2, 5])
+async def test_silent_connections_cost_one_request_its_time(pooled: int) -> None:
+    """However many connections of the pool are half-open: after one time-out a new connection is made."""
+    async with connections() as server:
+        kube = client(server.url, timeout=0.2)
+        await asyncio.gather(*(kube.get(PATH) for _ in range(pooled)))
+        assert server.accepted == pooled
+        server.fall_silent()
+        with pytest.raises(NoAnswerError):
+            await kube.get(PATH)
+        assert await kube.get(PATH) == OBJECT
+        assert server.accepted == pooled + 1
+        await until(lambda: server.open == 1, "the silent connections are closed")
+        await kube.close()
+        await until(lambda: server.open == 0, "all connections are closed")
+
+
+async def test_watch_goes_on_after_a_time_out_of_another_request() -> None:
+    """Only the connections that nobody uses are given up; those of a watch are closed when it ends."""
+    async with connections() as server:
+        kube = client(server.url, timeout=0.2)
+        async with kube.watch(COLLECTION, name="example", version=7, seconds=60) as events:
+            await kube.get(PATH)
+            server.fall_silent()
+            with pytest.raises(NoAnswerError):
+                await kube.get(PATH)
+            assert await kube.get(PATH) == OBJECT
+            line = event("MODIFIED", OBJECT)
+            server.watching[0].write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            assert await anext(events) == WatchEvent("MODIFIED", OBJECT)
+        await until(lambda: server.open == 1, "the watch's connection is closed")
+        await kube.close()
+
+
+async def test_configuration_stays_loaded_after_a_time_out() -> None:
+    """New connections need no new credentials: a plug-in that takes long is not run for them."""
+    loaded = 0
+    async with connections() as server:
+        load = to(server.url)
+
+        async def counting() -> Configuration:
+            nonlocal loaded
+            loaded += 1
+            return await load()
+
+        kube = KubeClient(counting, timeout=0.2, user_agent="t")
+        await kube.get(PATH)
+        server.fall_silent()
+        with pytest.raises(NoAnswerError):
+            await kube.get(PATH)
+        await kube.get(PATH)
+        await kube.close()
+    assert loaded == 1
+
+
 async def test_connection_refused() -> None:
     """Nobody listens: an `ApiError` that names the address."""
     with socket.socket() as closed:
@@ -717,12 +825,14 @@ async def test_token_that_cannot_be_read_again_is_an_api_error(error: Exception)
     assert str(error) in str(await failure(KubeClient(load, timeout=5, user_agent="t")))
 
 
-async def test_request_whose_session_another_one_closed() -> None:
-    """One request's 401 closes the session under another: that is an `ApiError`, and the next request works."""
+async def test_request_goes_on_while_credentials_are_loaded_anew() -> None:
+    """One request's 401 takes no other request's connection away, and the next one goes with new credentials."""
     waiting, going_on = asyncio.Event(), asyncio.Event()
-    refreshed = 0
+    loaded = refreshed = 0
 
     async def load() -> Configuration:
+        nonlocal loaded
+        loaded += 1
         configuration = Configuration()
         configuration.host = server.url
         configuration.api_key["BearerToken"] = "Bearer x"
@@ -746,9 +856,9 @@ async def test_request_whose_session_another_one_closed() -> None:
         with pytest.raises(UnauthorizedError):
             await kube.get(PATH)
         going_on.set()
-        with pytest.raises(ApiError):
-            await slow
+        assert await slow == OBJECT
         assert await kube.get(PATH) == OBJECT
+        assert loaded == 2
         await kube.close()
 
 
