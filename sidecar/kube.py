@@ -457,7 +457,9 @@ async def _events(path: str, response: aiohttp.ClientResponse) -> AsyncIterator[
 def _error(method: str, path: str, status: object, message: str, retry_after: float) -> ApiError:
     code = status if isinstance(status, int) else 500
     kind = _BY_STATUS.get(code, ApiError)
-    return kind(f"{method} {path}: {code}: {message[:MESSAGE_LIMIT]}", status=code, retry_after=retry_after)
+    # Admission webhooks write theirs as they like, also in several lines.
+    sentence = " ".join(message.split())[:MESSAGE_LIMIT]
+    return kind(f"{method} {path}: {code}: {sentence}", status=code, retry_after=retry_after)
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import TypeGuard
 
 RECORD_ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
@@ -41,8 +41,8 @@ LONGEST_IDENTITY = 1024
 HEAVIEST = 1000
 """The greatest weight of an election. A claim that asks for more is cut to it, or one would move all the others."""
 
-LONGEST_CLAIM = 8192
-"""Characters of a claim that are read; one of the longest names that are believed fits."""
+LONGEST_CLAIM = 32_768
+"""Characters of a claim that are read; one of the longest names that are believed fits, however much is escaped."""
 
 _DIGITS = 20
 """Of the greatest version or counter that is believed, a 64-bit number without sign."""
@@ -151,25 +151,30 @@ class Snapshot:
 
 
 def parse_record(text: str) -> Record | UnreadableRecord:
-    """Read a record. Unknown keys and missing times are forgiven; what decides who leads must be there and sane."""
+    """Read a record. Unknown keys and missing times are forgiven; what decides who leads must be there and sane.
+
+    Whom client-go takes for the holder is the holder here: keys are found as Go's `encoding/json` finds them, whatever
+    their case, and only a missing name or `null` is an empty one.
+    """
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=_folded, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return UnreadableRecord(f"not JSON: {error}")
     if not isinstance(fields, dict):
         return UnreadableRecord("not a JSON object")
-    holder = fields.get("holderIdentity") or ""
+    holder = fields.get("holderidentity")
+    holder = "" if holder is None else holder
     if not isinstance(holder, str) or len(holder) > LONGEST_IDENTITY:
         return UnreadableRecord(f"holderIdentity is not a string of at most {LONGEST_IDENTITY} characters")
-    lease = fields.get("leaseDurationSeconds", 0)
+    lease = fields.get("leasedurationseconds", 0)
     if holder and not (_is_integer(lease) and 1 <= lease <= LONGEST_LEASE_SECONDS):
         return UnreadableRecord(f"leaseDurationSeconds is not a whole number from 1 to {LONGEST_LEASE_SECONDS}")
-    transitions = fields.get("leaderTransitions", 0)
+    transitions = fields.get("leadertransitions", 0)
     return Record(
         holder=_well_formed(holder),
         lease_seconds=lease if _is_integer(lease) else 0,
-        acquire_time=_text_or_empty(fields.get("acquireTime")),
-        renew_time=_text_or_empty(fields.get("renewTime")),
+        acquire_time=_text_or_empty(fields.get("acquiretime")),
+        renew_time=_text_or_empty(fields.get("renewtime")),
         # A count that cannot be continued starts anew; nothing is decided by it.
         transitions=transitions if _is_integer(transitions) and 0 <= transitions < _INT32_MAX else 0,
     )
@@ -233,6 +238,14 @@ def go_json(value: Mapping[str, Any]) -> str:
 
 
 _GO_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def _folded(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {key.casefold(): value for key, value in pairs}
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

@@ -204,6 +204,12 @@ async def test_errors_whose_body_is_no_status(content: bytes) -> None:
         assert (await failure(client(server.url))).status == 503
 
 
+async def test_message_of_several_lines_is_told_in_one() -> None:
+    """A webhook may answer with a text of several lines; an error is one."""
+    async with wire(answered({"message": "denied:\n\tno\r\nreason"}, 403)) as server:
+        assert str(await failure(client(server.url))) == f"GET {PATH}: 403: denied: no reason"
+
+
 async def test_message_of_an_error_is_cut() -> None:
     """A message that never ends does not fill the log."""
     async with wire(answered({"message": "x" * 100_000}, 500)) as server:

@@ -215,7 +215,7 @@ def test_no_holder_is_a_released_lock(text: str) -> None:
         ('"text"', "not a JSON object"),
         ("null", "not a JSON object"),
         ("7", "not a JSON object"),
-        ("NaN", "not a JSON object"),
+        ("NaN", "not JSON"),
         ('{"holderIdentity":7}', "holderIdentity"),
         ('{"holderIdentity":["a"],"leaseDurationSeconds":10}', "holderIdentity"),
         ('{"holderIdentity":true,"leaseDurationSeconds":10}', "holderIdentity"),
@@ -227,7 +227,12 @@ def test_no_holder_is_a_released_lock(text: str) -> None:
         ('{"holderIdentity":"a","leaseDurationSeconds":true}', "leaseDurationSeconds"),
         ('{"holderIdentity":"a","leaseDurationSeconds":10.5}', "leaseDurationSeconds"),
         ('{"holderIdentity":"a","leaseDurationSeconds":1e999}', "leaseDurationSeconds"),
-        ('{"holderIdentity":"a","leaseDurationSeconds":NaN}', "leaseDurationSeconds"),
+        ('{"holderIdentity":"a","leaseDurationSeconds":NaN}', "not JSON"),
+        ('{"holderIdentity":"a","leaseDurationSeconds":10,"priority":Infinity}', "not JSON"),
+        ('{"holderIdentity":0,"leaseDurationSeconds":10}', "holderIdentity"),
+        ('{"holderIdentity":false,"leaseDurationSeconds":10}', "holderIdentity"),
+        ('{"holderIdentity":[],"leaseDurationSeconds":10}', "holderIdentity"),
+        ('{"holderIdentity":{},"leaseDurationSeconds":10}', "holderIdentity"),
         ('{"holderIdentity":"a","leaseDurationSeconds":86401}', "leaseDurationSeconds"),
         ('{"holderIdentity":"a","leaseDurationSeconds":99999999999999999999}', "leaseDurationSeconds"),
         (f'{{"holderIdentity":"a","leaseDurationSeconds":{"9" * 10_000}}}', "not JSON"),
@@ -254,6 +259,13 @@ def test_lone_surrogates_are_replaced_as_go_does() -> None:
 def test_last_of_two_equal_keys_counts() -> None:
     """As in Go, the last one wins."""
     assert readable('{"holderIdentity":"a","holderIdentity":"b","leaseDurationSeconds":10}').holder == "b"
+
+
+def test_keys_in_another_case_count() -> None:
+    """As in Go: whom client-go takes for the holder is never taken for nobody."""
+    record = readable('{"HolderIdentity":"a","LEASEDURATIONSECONDS":10,"renewtime":"x"}')
+    assert (record.holder, record.lease_seconds, record.renew_time) == ("a", 10, "x")
+    assert readable('{"holderIdentity":"","holderidentity":"b","leaseDurationSeconds":10}').holder == "b"
 
 
 @given(st.text())
@@ -353,9 +365,10 @@ def test_claim_s_fields_have_bounds(field: str, text: str, value: object) -> Non
 
 def test_claim_that_is_too_long() -> None:
     """A claim is read up to a length, into which the longest names that are believed fit; a longer one is none."""
-    name = "x" * LONGEST_IDENTITY
-    longest = Claim(holder=name, node=name, pod_uid=name, successor=name, renewed=name)
-    assert parse_claim(longest.encode()) == longest
+    for character in "x<\u2028":
+        name = character * LONGEST_IDENTITY
+        longest = Claim(holder=name, node=name, pod_uid=name, successor=name, renewed=name)
+        assert parse_claim(longest.encode()) == longest
     text = '{"holder":"a"'
     assert parse_claim(text + " " * (LONGEST_CLAIM - len(text) - 1) + "}") == Claim(holder="a", node="", pod_uid="")
     assert parse_claim(text + " " * (LONGEST_CLAIM - len(text)) + "}") is None
