@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration
 
 ANSWER_LIMIT = 4 * 2**20
-"""Bytes of one answer. etcd keeps objects below 1.5 MiB."""
+"""Bytes of one answer, and of one event of a watch. etcd keeps objects below 1.5 MiB."""
 
 LIST_LIMIT = 32 * 2**20
 """Bytes of all pages of one list."""
@@ -440,7 +440,7 @@ def _page(path: str, body: Mapping[str, Any]) -> tuple[Listing, str]:
 
 async def _events(path: str, response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:
     with _told_as_api_errors("GET", path):
-        while line := await response.content.readline():
+        while line := await response.content.readline(max_line_length=ANSWER_LIMIT):
             try:
                 event = json.loads(line)
                 kind, body = event["type"], event["object"]

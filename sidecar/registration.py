@@ -23,7 +23,7 @@ REGISTRATION_LIMIT = 500
 """Registrations of one election that are read, the first ones by name."""
 
 LONGEST_REGISTRATION = 5120
-"""Characters of a registration that are read; one of the longest names that a candidate can have fits, escapes included."""
+"""Characters of a registration that are read; one of the longest names fits, escapes included."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _LONGEST_NAME = 63

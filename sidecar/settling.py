@@ -462,6 +462,10 @@ def _next_look(holding: Holding, census: Census | None, moment: Moment) -> Holdi
             seconds = SECOND_LOOK
         at = moment.now + seconds
         return replace(holding, look_at=min(holding.look_at, at), refusals=0, second_at=-math.inf)
+    if census is None:
+        # That was no look. The API server, out of breath after an outage, has one for those who ask again.
+        at = moment.now + SECOND_LOOK * _between(0.75, 1.25, moment.luck)
+        return replace(holding, look_at=min(holding.look_at, at, holding.calm_at))
     if moment.now >= holding.second_at:
         return replace(holding, look_at=min(holding.look_at, holding.calm_at), second_at=-math.inf)
     # A look soon after the first one puts the second one off, which is for what all of these missed.

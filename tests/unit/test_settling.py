@@ -690,6 +690,16 @@ def test_without_a_census_it_leads() -> None:
     assert settler.rests() > settler.now
 
 
+def test_a_look_without_a_census_is_made_up_for() -> None:
+    """After an outage lists fail for a while: whoever took over then and leads looks soon, not when all is settled."""
+    settler = holder(B)
+    for _ in range(3):
+        looked_at = settler.next_look()
+        assert settler.decides(None).advice == (Confirm(),)
+        assert settler.next_look() - looked_at <= 1.25 * SECOND_LOOK
+    assert Nominate("b") in settler.decides(MOVE).advice
+
+
 @pytest.mark.parametrize("event", ["nudge", "node"])
 def test_what_happens_during_a_look_causes_another(event: str) -> None:
     """The census may have been taken before it, so that a settled leader would not know for ten minutes."""
