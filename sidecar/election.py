@@ -827,32 +827,34 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
     if state.observed is None and (record is None or (isinstance(record, Record) and not record.holder)):
         # Nobody to wait for; but where there is a census, the first one to have taken it spares the others theirs.
         return since, since + (wait if state.candidacy.balance is not None else 0.0)
-    if record is None:
-        # Deleted, or stripped of its record: no holder said that it is over.
-        held_until = _vanished(state, moment, shown=snapshot is None and asked_at is None)
+    if record is None or isinstance(record, UnreadableRecord):
+        # Deleted, stripped or damaged: no holder said that it is over.
+        held_until = _held_still(state, moment, shown=snapshot is None and asked_at is None)
         return held_until, max(moment.now, held_until) + wait
-    if isinstance(record, UnreadableRecord):
-        held_until = moment.now + state.candidacy.lease_seconds
-    elif record.holder:
-        held_until = moment.now + record.lease_seconds
-    else:
+    if not record.holder:
         return since, moment.now + wait
+    held_until = moment.now + record.lease_seconds
+    if state.observed is not None and record.holder != state.observed.holder:
+        # A candidate that took over has waited for this. A hand that wrote another name into the record has not.
+        held_until = max(held_until, state.observed.held_until)
     return held_until, held_until + wait
 
 
-def _vanished(state: State, moment: Moment, *, shown: bool) -> float:
-    """Return until when a record that is no longer there is held; `shown` says that a watch showed its deletion.
+def _held_still(state: State, moment: Moment, *, shown: bool) -> float:
+    """Return until when a lock is held whose record is gone or damaged; `shown` says that a watch showed its deletion.
 
     A watch shows everything that came before. Whoever reads may have been cut off, and have missed renewals: then the
     last one may be as young as the answer, and the record that was seen last is only the best guess of its lease.
     """
-    if state.observed is None:
-        return moment.now
+    observed, lease = state.observed, state.candidacy.lease_seconds
+    if observed is None:
+        return moment.now + lease
     if shown:
-        return state.observed.held_until
-    last = state.observed.snapshot.record if state.observed.snapshot else None
-    lease = last.lease_seconds if isinstance(last, Record) else 0
-    return moment.now + max(lease, state.candidacy.lease_seconds)
+        return observed.held_until
+    last = observed.snapshot.record if observed.snapshot else None
+    if isinstance(last, Record):
+        lease = max(lease, last.lease_seconds)
+    return max(moment.now + lease, observed.held_until)
 
 
 def _bid_wait(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:

@@ -452,6 +452,30 @@ def test_longer_lease_of_what_vanished_is_waited_out() -> None:
     assert [*player.waits()][-1] >= 60.0 + 3 * LEASE
 
 
+DAMAGED = [
+    pytest.param(lock(6, '{"holderIdentity":'), id="damaged"),
+    pytest.param(held(6, "nobody", lease=1), id="another-name"),
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_longer_lease_of_what_was_overwritten_is_waited_out(damaged: Snapshot) -> None:
+    """Somebody overwrites the record of a leader that is cut off and leads on: its lease was promised, and stays."""
+    player = follower(held(5, lease=3 * LEASE))
+    player.sees(damaged, at=1.0)
+    assert [*player.waits()][-1] >= 3 * LEASE
+
+
+@pytest.mark.parametrize("gone", [None, lock(8, None)], ids=["deleted", "stripped"])
+def test_longer_lease_of_what_was_overwritten_and_vanished_is_waited_out(gone: Snapshot | None) -> None:
+    """Nor does the next change shorten it."""
+    player = follower(held(5, lease=3 * LEASE), watching=False)
+    player.happens(Fetched(lock(6, "?"), 1.0), at=1.0)
+    player.happens(Fetched(gone, 2.0), at=2.0)
+    player.happens(WatchStarted())
+    assert [*player.waits()][-1] >= 1.0 + 3 * LEASE
+
+
 def test_newcomer_that_finds_nothing_creates_at_once() -> None:
     """Whoever never saw the lock held has nothing to wait for."""
     player = Player()
