@@ -14,7 +14,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast test-image test-cluster cluster-up cluster-down image lint format bench \
-  requirements clean
+  explore simulate chaos fuzz mutants requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,14 +24,19 @@ venv: $(INSTALLED) ## the virtual environment .venv, with everything that the ot
 demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, and comes back; no cluster needed
 	@$(BIN)/electionctl demo $(ARGS)
 
-# The image and the cluster are for one process, and after the others: they measure as well.
+# The image and the cluster are for one process, and after the others: they measure as well. The searches, which need a
+# processor and nothing else, take meanwhile what is left of it.
 test: lint ## everything: lint, and all tests; those of image and cluster where there is an engine and root
-	@$(BIN)/pytest -n 3 --dist worksteal -m "not image and not cluster" --leave-out-unavailable \
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not image and not cluster and not search" --leave-out-unavailable \
 	  --junit-xml=build/tests.xml $(ARGS)
-	@$(BIN)/pytest -m "image or cluster" --leave-out-unavailable --junit-xml=build/tests-containers.xml $(ARGS)
+	@nice -n 19 $(BIN)/pytest -n 2 --dist worksteal -m search --junit-xml=build/tests-searches.xml $(ARGS) \
+	    >build/searches.log 2>&1 & searches=$$!; \
+	  $(BIN)/pytest -m "image or cluster" --leave-out-unavailable --junit-xml=build/tests-containers.xml $(ARGS); \
+	  containers=$$?; wait $$searches; found=$$?; cat build/searches.log; [ $$containers = 0 ] && [ $$found = 0 ]
 
 test-fast: $(INSTALLED) ## the tests that need no server, in about a minute
-	@$(BIN)/pytest -n 3 --dist worksteal -m "not real and not election and not image and not cluster" $(ARGS)
+	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS) \
+	  -m "not real and not election and not image and not cluster and not search"
 
 test-image: $(INSTALLED) ## the tests of the image, as containers; another one: LEADER_ELECTOR_TEST_IMAGE=NAME
 	@$(BIN)/pytest tests/image $(ARGS)
@@ -61,6 +66,21 @@ lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
 format: $(INSTALLED) ## format the code
 	@$(BIN)/ruff format --quiet
 
+explore: $(INSTALLED) ## every interleaving of two and three candidates, to a bound: a million states, ten minutes
+	@$(BIN)/python -m tests.safety.explore $(ARGS)
+
+simulate: $(INSTALLED) ## random faults in virtual time, by seed, and a checker of what was served: SEEDS=10000
+	@$(BIN)/python -m tests.safety.simulate $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+chaos: $(INSTALLED) ## real processes and faults on a real API server, and the same checker: MINUTES=10
+	@$(BIN)/python -m tests.safety.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+fuzz: $(INSTALLED) ## hostile input to whatever reads, guided by what it reaches: MINUTES=5
+	@$(BIN)/python -m tests.safety.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+mutants: $(INSTALLED) ## break each rule of safety once, and see which of these searches finds it
+	@$(BIN)/python -m tests.safety.mutants $(ARGS)
+
 bench: $(INSTALLED) ## what an election costs, measured on a real API server
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -68,7 +88,7 @@ requirements: ## pin the requirement files anew with uv; newest versions: ARGS=-
 	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or name it: make requirements UV=PATH" >&2; exit 1; }
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) --group image -o requirements-build.txt
-	@$(COMPILE) pyproject.toml --extra lab --extra plot --group build --group test --group lint -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra lab --extra plot --group build --group test --group fuzz --group lint -o requirements-dev.txt
 
 clean: ## remove .venv, caches and reports; what was built with Go stays in its cache outside of the tree
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -66,9 +66,12 @@ class EndpointsGroup:
         self._reading_pods = Permission(clock)
 
     async def locks(self, *, cached: bool) -> list[LockSeen]:
-        """See `Group.locks`. What is listed and is no lock object is left out: others' objects are input."""
+        """See `Group.locks`. What is listed and is no lock object is left out: others' objects are input.
+
+        Of one that is listed twice, which no API server does, the last counts: a plan has each election once.
+        """
         items = await self._listed(cached=cached)
-        return [lock for lock in map(_seen, items) if lock is not None]
+        return list({lock.name: lock for lock in map(_seen, items) if lock is not None}.values())
 
     async def _listed(self, *, cached: bool) -> list[Mapping[str, Any]]:
         if self._cluster and not self._listing_cluster.denied:

@@ -23,7 +23,7 @@ from aiohttp.http import HttpProcessingError
 from sidecar.record import format_time, go_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp.typedefs import Handler
 
@@ -35,6 +35,15 @@ BACKLOG = 128
 
 CONNECTION_LIMIT = 256
 """Open connections. A process has often no more than 1024 descriptors, and those to the API server decide who leads."""
+
+IDLE_SECONDS = 75.0
+"""A connection over which no whole request head came for so long is closed, however busily bytes of one trickle in."""
+
+LINGER_SECONDS = 1.0
+"""How long a body that nobody asked for is read, and dropped, after the answer: closing at once could destroy that."""
+
+RECEIVE_BUFFER = 2**14
+"""Bytes that the system keeps of what a client sends. It bounds what one read returns, and so what garbage costs."""
 
 SHUTDOWN_TIMEOUT = 0.5
 """Seconds that a request under way may take once the server stops."""
@@ -82,19 +91,40 @@ async def serving(app: web.Application, host: str | None, port: int) -> AsyncIte
 
     Raises OSError when the address cannot be listened on.
     """
+    loop = asyncio.get_running_loop()
+    async with connections(app) as accept:
+        servers: list[asyncio.Server] = []
+        try:
+            for listener in _listen(host, port):
+                # Whoever is accepted has the same.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                servers += [await loop.create_server(accept, sock=listener, backlog=BACKLOG)]
+            yield [listening.getsockname()[1] for server in servers for listening in server.sockets]
+        finally:
+            for server in servers:
+                server.close()
+
+
+@asynccontextmanager
+async def connections(app: web.Application) -> AsyncIterator[Callable[[], asyncio.Protocol]]:
+    """Yield what answers on one connection, to be called for each; all of them are closed after the block."""
     logger = logging.getLogger(__name__)
     logger.addFilter(_is_ours)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_TIMEOUT, logger=logger)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        logger=logger,
+        keepalive_timeout=IDLE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        # Nobody reads a body, so nobody has to unpack one: a few of its bytes can stand for a million.
+        auto_decompress=False,
+    )
     await runner.setup()
-    loop = asyncio.get_running_loop()
-    servers: list[asyncio.Server] = []
     try:
-        for listener in _listen(host, port):
-            servers += [await loop.create_server(partial(_accept, runner), sock=listener, backlog=BACKLOG)]
-        yield [listening.getsockname()[1] for server in servers for listening in server.sockets]
+        yield partial(_accept, runner)
     finally:
-        for server in servers:
-            server.close()
         await runner.cleanup()
 
 

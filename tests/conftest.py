@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 REAL_FIXTURES = {"real_api_server", "clientgo_peer", "kubectl"}
 EMBEDDED_FIXTURES = {"api_server", "embedded"}
+SEARCHES = {Path(__file__).parent / "safety" / name for name in ("explore", "simulate", "mutants")}
+"""Folders of tests that keep a processor busy for minutes."""
+
 PROBLEMS = pytest.StashKey[dict[str, str]]()
 """Why something could not be had, by the fixture or the layer that needs it."""
 
@@ -57,6 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "election: processes that elect a leader, on an embedded API server; set by what a test asks for"
     )
+    config.addinivalue_line(
+        "markers", "search: looks for a counter-example for minutes, without any server; set by the folder"
+    )
     config.addinivalue_line("markers", "image: containers on a Docker Engine; set by the folder")
     config.addinivalue_line("markers", "cluster: pods on the nodes of a real cluster; set by the folder")
 
@@ -66,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a real server, before `-m` selects by the mark, and say so in the report."""
     system = Path(__file__).with_name("system")
     for item in items:
+        if not SEARCHES.isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.search)
         if (layer := _layer(item)) in provision.LAYERS:
             item.add_marker(layer)
         if isinstance(item, pytest.Function) and _is_real(item):

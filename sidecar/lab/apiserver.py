@@ -50,15 +50,23 @@ class DropConnection(Exception):  # noqa: N818 - not an error but an order: what
 class EmbeddedAPIServer:
     """An API server in this process; see the module's description.
 
-    `bookmark_seconds` is how long a watch that allows them waits from one bookmark to the next.
+    `bookmark_seconds` is how long a watch that allows them waits from one bookmark to the next. `now` gives the time of
+    what is created, in UTC; `random` makes uids and generated names.
     """
 
-    def __init__(self, *, port: int = 0, bookmark_seconds: float = _BOOKMARK_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        bookmark_seconds: float = _BOOKMARK_SECONDS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        random: Random | None = None,
+    ) -> None:
         self.port = port
         """0 until started, unless named; then the port, which a restart keeps."""
         self.users: Mapping[str, User] | None = None
         """Users by bearer token; may be changed at any time. While it is None, nobody is asked for a token."""
-        self.store = Store(now=lambda: datetime.now(UTC), random=Random())  # noqa: S311 - uids, no secrets
+        self.store = Store(now=now, random=random or Random())  # noqa: S311 - uids, no secrets
         self.requests: Counter[tuple[str, str]] = Counter()
         """Requests received, by verb and resource: `requests["watch", "endpoints"]`. A watch counts once."""
         self.before_request: BeforeRequest | None = None
@@ -85,12 +93,17 @@ class EmbeddedAPIServer:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, _HOST, self.port).start()
+            self.port = await self._listen(runner)
         except OSError:
             await runner.cleanup()
             raise
         self._runner = runner
-        self.port = runner.addresses[0][1]
+
+    async def _listen(self, runner: web.AppRunner) -> int:
+        """Have every connection that arrives served by `runner`; return the port. Raises OSError when it is taken."""
+        await web.TCPSite(runner, _HOST, self.port).start()
+        port: int = runner.addresses[0][1]
+        return port
 
     async def stop(self) -> None:
         """Stop listening and close every connection. The store stays: `start` continues where this stopped."""

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAYERS = ("unit", "contract", "contract-real", "system", "system-real", "testbed", "image", "image-real", "cluster")
+LAYERS = (
+    "unit",
+    "contract",
+    "contract-real",
+    "safety",
+    "safety-real",
+    "system",
+    "system-real",
+    "testbed",
+    "image",
+    "image-real",
+    "cluster",
+)
 
 REAL_PROPERTY = "real"
 """The property, in the report, of a test that needs a real API server or a program built with Go."""

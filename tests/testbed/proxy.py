@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -19,10 +20,14 @@ from tests.testbed.ports import free_port
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
     from pathlib import Path
 
 CHUNK = 2**16
-"""Bytes that are read at a time; what is held back beyond it waits in the sender's socket."""
+"""Bytes that are read at a time."""
+
+UNDER_WAY = 64
+"""Pieces of a direction that are read and not passed on yet; what is beyond waits in the sender's socket."""
 
 AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER for a connection that is closed with a reset."""
@@ -77,6 +82,8 @@ class Proxy:
         self._links: dict[_Link, asyncio.Task[None]] = {}
         self._new_requests = True
         self._new_answers = True
+        self._request_delay = 0.0
+        self._answer_delay = 0.0
 
     @property
     def url(self) -> str:
@@ -146,8 +153,17 @@ class Proxy:
             self._new_requests = self._new_requests and not requests
             self._new_answers = self._new_answers and not answers
 
+    def delay(self, *, requests: float = 0.0, answers: float = 0.0) -> None:
+        """From now on, until `heal`, what comes is passed on so many seconds later, on all connections, in its order.
+
+        It is a latency: what comes meanwhile follows as closely as it came. What is under way keeps its own.
+        """
+        self._request_delay = requests
+        self._answer_delay = answers
+
     def heal(self) -> None:
-        """Let everything flow again; what was held back comes first."""
+        """Let everything flow again, without a latency; what was held back comes first."""
+        self._request_delay = self._answer_delay = 0.0
         self._new_requests = self._new_answers = True
         for link in self._links:
             link.let(requests=True, answers=True)
@@ -175,8 +191,8 @@ class Proxy:
         answers, server = await asyncio.open_connection(*self.upstream, ssl=self._terminate and self._terminate[1])
         link.server = server
         pumps = [
-            asyncio.create_task(self._pump(requests, server, link.requests)),
-            asyncio.create_task(self._pump(answers, link.client, link.answers)),
+            asyncio.create_task(_pump(requests, server, link.requests, lambda: self._request_delay)),
+            asyncio.create_task(_pump(answers, link.client, link.answers, lambda: self._answer_delay)),
         ]
         try:
             # The end of either direction ends the connection: HTTP has no use for one that is half closed.
@@ -186,9 +202,40 @@ class Proxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event, delay: Callable[[], float]
+) -> None:
+    """Pass on what comes, each piece when it is due and its direction flows, until the end of either side."""
+    pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY)
+    receiving = asyncio.create_task(_receive(reader, pieces, delay))
+    try:
         with suppress(ConnectionError):
-            while piece := await reader.read(CHUNK):
+            while True:
+                due, piece = await pieces.get()
+                await asyncio.sleep(due - time.monotonic())
+                if not piece:
+                    break
                 await flows.wait()
                 writer.write(piece)
                 await writer.drain()
+    finally:
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+
+
+async def _receive(
+    reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]], delay: Callable[[], float]
+) -> None:
+    """Read what comes, and note when it is due; the last piece is empty. A reset is an end like any other."""
+    piece = b""
+    due = 0.0
+    while True:
+        with suppress(ConnectionError):
+            piece = await reader.read(CHUNK)
+        # A latency that becomes shorter lets nothing overtake.
+        due = max(due, time.monotonic() + delay())
+        await pieces.put((due, piece))
+        if not piece:
+            return
+        piece = b""

@@ -17,6 +17,8 @@ COMPLETE = f"""
 <testcase classname="tests.unit.test_record" name="test_bytes"/>
 <testcase classname="tests.contract.test_watch.TestResume" name="test_resume[embedded-5]"/>
 <testcase classname="tests.contract.test_watch.TestResume" name="test_resume[real-5]">{REAL}
+<testcase classname="tests.safety.explore.test_explore" name="test_complete"/>
+<testcase classname="tests.safety.chaos.test_chaos" name="test_every_fault">{REAL}
 <testcase classname="tests.system.test_flags" name="test_help"/>
 <testcase classname="tests.system.test_faults" name="test_sigstop">{REAL}
 <testcase classname="tests.testbed.test_proxy" name="test_cut"/>

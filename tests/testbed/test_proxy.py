@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,46 @@ async def test_one_direction_is_silenced(echo: tuple[Echo, Proxy]) -> None:
         one.send(b"a")
         await one.hears_nothing()
         assert served.received == b"a"
+
+
+@pytest.mark.parametrize("direction", ["requests", "answers"])
+async def test_what_comes_is_passed_on_late(echo: tuple[Echo, Proxy], direction: str) -> None:
+    """A latency holds either direction back by its seconds, in order, each piece from when it came; `heal` ends it."""
+    served, proxy = echo
+    late = 0.5
+    async with client(proxy) as one:
+        one.send(b"before")
+        await one.echoed(b"before")
+        proxy.delay(**{direction: late})
+        began = time.monotonic()
+        one.send(b"a")
+        if direction == "answers":
+            await until(lambda: served.received == b"beforea", "the request arrives")
+        one.send(b"b")
+        await one.echoed(b"a")
+        assert time.monotonic() - began >= late
+        await one.echoed(b"b")
+        proxy.heal()
+        one.send(b"after")
+        await one.echoed(b"after")
+    proxy.delay(**{direction: 60.0})
+    async with client(proxy) as new:
+        new.send(b"c")
+        await new.hears_nothing()
+
+
+async def test_a_latency_does_not_add_up(echo: tuple[Echo, Proxy]) -> None:
+    """Many pieces that follow each other closely take one latency, not one each."""
+    _, proxy = echo
+    late, pieces = 0.2, 50
+    proxy.delay(requests=late)
+    async with client(proxy) as one:
+        began = time.monotonic()
+        for _ in range(pieces):
+            one.send(b"x")
+            await asyncio.sleep(0.001)  # so that they do not come as one
+        await one.echoed(b"x" * pieces)
+        assert late <= time.monotonic() - began < pieces * late / 2
 
 
 async def test_a_server_that_is_not_there_is_a_reset(echo: tuple[Echo, Proxy]) -> None:

@@ -131,6 +131,14 @@ async def test_what_is_no_lock_object_is_left_out(garbage: dict[str, Any]) -> No
         assert await group.locks(cached=True) == [A]
 
 
+async def test_what_is_listed_twice_counts_once() -> None:
+    """Each lock object is seen once, as it was listed last: a plan could not tell two elections of one name apart."""
+    items = [item(resourceVersion="5", annotations={"k": "old"}), item(name="b"), item()]
+    async with group_on(listing(*items)) as (group, _, _):
+        locks = await group.locks(cached=True)
+    assert locks == [A, LockSeen(name="apps/b", version=7, annotations={"k": "v"})]
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [(FORBIDDEN, ForbiddenError), (answered({}, 500), ApiError), (answered({}), ApiError), (http(200, b"x"), ApiError)],

@@ -277,6 +277,61 @@ async def test_idle_connections_are_bounded(candidate: Told, monkeypatch: pytest
     assert newest.body == following.body == b'{"name":""}'
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_a_connection_without_requests_is_closed(
+    candidate: Told, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Whoever says nothing, begins a request and no more, or is silent after an answer, is not kept for ever."""
+    monkeypatch.setattr(web, "IDLE_SECONDS", 0.2)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.transport.abort()
+
+    assert answer.endswith(b'{"name":""}' if b"\r\n\r\n" in sent else b"")
+
+
+async def test_a_head_that_trickles_in_is_not_waited_for(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of a head that never ends do not keep a connection open."""
+    monkeypatch.setattr(web, "IDLE_SECONDS", 0.2)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        closed = asyncio.ensure_future(reader.read())
+        writer.write(b"GET / HTTP/1.1\r\nX: ")
+        async with asyncio.timeout(20):
+            while not closed.done():
+                writer.write(b"y")
+                await asyncio.wait([closed], timeout=0.02)
+        writer.transport.abort()
+        # Told so, or by a reset.
+        await asyncio.gather(closed, return_exceptions=True)
+
+
+async def test_a_body_is_not_waited_for(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is answered without its body; where that does not come, the connection is closed soon."""
+    monkeypatch.setattr(web, "LINGER_SECONDS", 0.2)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\nabc")
+
+        answer = Answer.parse(await asyncio.wait_for(reader.read(), 5))
+        writer.transport.abort()
+
+    assert (answer.status, answer.body) == (200, b'{"name":""}')
+
+
+async def test_a_body_is_not_unpacked(candidate: Told) -> None:
+    """A body is dropped as it came, so that a small one cannot become a large one; the next request is answered."""
+    packed = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"
+    last = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        received = await exchange("127.0.0.1", port, packed + last)
+
+    assert received.count(b'{"name":""}') == 2
+
+
 async def test_where_it_listens_is_told(candidate: Told) -> None:
     """`serving` yields the ports, which port 0 leaves to the system, and listens no more after the block."""
     async with web.serving(application(candidate), "127.0.0.1", 0) as ports:
