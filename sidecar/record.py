@@ -162,8 +162,7 @@ def parse_record(text: str) -> Record | UnreadableRecord:
         return UnreadableRecord(f"not JSON: {error}")
     if not isinstance(fields, dict):
         return UnreadableRecord("not a JSON object")
-    holder = fields.get("holderidentity")
-    holder = "" if holder is None else holder
+    holder = fields.get("holderidentity", "")
     if not isinstance(holder, str) or len(holder) > LONGEST_IDENTITY:
         return UnreadableRecord(f"holderIdentity is not a string of at most {LONGEST_IDENTITY} characters")
     lease = fields.get("leasedurationseconds", 0)
@@ -241,7 +240,8 @@ _GO_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\
 
 
 def _folded(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {key.casefold(): value for key, value in pairs}
+    # To Go, null leaves what was there before.
+    return {key.casefold(): value for key, value in pairs if value is not None}
 
 
 def _refuse(constant: str) -> NoReturn:

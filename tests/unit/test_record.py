@@ -266,6 +266,7 @@ def test_keys_in_another_case_count() -> None:
     record = readable('{"HolderIdentity":"a","LEASEDURATIONSECONDS":10,"renewtime":"x"}')
     assert (record.holder, record.lease_seconds, record.renew_time) == ("a", 10, "x")
     assert readable('{"holderIdentity":"","holderidentity":"b","leaseDurationSeconds":10}').holder == "b"
+    assert readable('{"holderIdentity":"a","leaseDurationSeconds":10,"holderIdentity":null}').holder == "a"
 
 
 @given(st.text())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FOUND_NOTHING, FOUND, MISUSED, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 LONGEST_MINUTES = 24 * 60.0
+LONGEST_TTL = 60.0
 MOST_EXPLAINED = 5
 
 EPILOG = """example:
@@ -170,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--elections", type=_whole(len(NAMES)), default=3, metavar="N", help="of the group (default 3)")
     parser.add_argument("--candidates", type=_whole(20), default=4, metavar="N", help="of each election (default 4)")
-    parser.add_argument("--ttl", type=_whole(60), default=3, metavar="SECONDS", help="whole seconds (default 3)")
+    parser.add_argument("--ttl", type=_ttl, default=3.0, metavar="SECONDS", help="of all candidates (default 3)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and history there, whatever is found")
     parser.add_argument("--judge", type=Path, metavar="FILE", help="judge this history, and do nothing else")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
@@ -181,6 +182,13 @@ def _minutes(text: str) -> float:
     value = float(text)
     if not 0 < value <= LONGEST_MINUTES:
         raise argparse.ArgumentTypeError(f"more than 0, and at most {LONGEST_MINUTES:g}")
+    return value
+
+
+def _ttl(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= LONGEST_TTL:
+        raise argparse.ArgumentTypeError(f"from 1 to {LONGEST_TTL:g} seconds")
     return value
 
 

@@ -48,7 +48,7 @@ class Shape:
     elections: int = 3
     candidates: int = 4
     nodes: int = 3
-    ttl: int = 3
+    ttl: float = 3
 
 
 @dataclass(eq=False, kw_only=True)
@@ -193,7 +193,7 @@ class Fleet:
             "election": election,
             "id": identity,
             "election-namespace": self.namespace,
-            "ttl": f"{self.shape.ttl}s",
+            "ttl": f"{self.shape.ttl:g}s",
             "http": f"127.0.0.1:{port}",
         }
         command = [*program, *(f"--{flag}={value}" for flag, value in flags.items())]

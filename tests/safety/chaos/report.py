@@ -17,7 +17,7 @@ class Report:
 
     elections: int
     candidates: int
-    ttl: int
+    ttl: float
     seconds: float
     bursts: int
     processes: int
@@ -53,7 +53,7 @@ class Report:
         rate = f"{self.rate:.1f} a second to each process"
         run = f"{self.seconds / 60:.1f} minutes, {self.bursts} bursts, {sum(self.begun.values())} faults"
         return [
-            f"{self.elections} elections x {self.candidates} candidates, ttl {self.ttl} s",
+            f"{self.elections} elections x {self.candidates} candidates, ttl {self.ttl:g} s",
             f"{run}, {self.processes} processes, {self.terms} terms",
             f"{self.questions} questions, {rate}; the monitor was late by {self.late:.1f} s in sum",
             f"{self.writes} writes of strangers on lock objects, refused ones included",
