@@ -15,20 +15,25 @@ import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from sidecar.record import format_time, go_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from aiohttp.http import RawRequestMessage
     from aiohttp.typedefs import Handler
 
     from sidecar.candidate import Candidate
     from sidecar.census import Taken
+
+    _MakeRequest = Callable[..., web.BaseRequest]
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -122,6 +127,10 @@ async def connections(app: web.Application) -> AsyncIterator[Callable[[], asynci
         auto_decompress=False,
     )
     await runner.setup()
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the server has not begun")
+    server.request_factory = partial(_request, server.request_factory)
     try:
         yield partial(_accept, runner)
     finally:
@@ -136,6 +145,22 @@ def _accept(runner: web.AppRunner) -> asyncio.Protocol:
     for oldest in living[: len(living) + 1 - CONNECTION_LIMIT]:
         oldest.force_close()
     return runner.server()
+
+
+def _request(make: _MakeRequest, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:  # noqa: ANN401 - aiohttp's
+    """Make what handlers are given, without what aiohttp's own would stumble over.
+
+    A CONNECT without a target has no URL. What a client expects, `100-continue` or anything, is nobody's business: it
+    is answered at once, and its body not waited for. An unknown expectation would be repeated to it, and one that is no
+    text end as an error of the program.
+    """
+    if message.url is None:
+        message = message._replace(url=URL("/"))
+    if hdrs.EXPECT in message.headers:
+        headers = CIMultiDict(message.headers)
+        del headers[hdrs.EXPECT]
+        message = message._replace(headers=CIMultiDictProxy(headers))
+    return make(message, *rest)
 
 
 def _listen(host: str | None, port: int) -> list[socket.socket]:

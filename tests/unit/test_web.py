@@ -322,6 +322,37 @@ async def test_a_body_is_not_waited_for(candidate: Told, monkeypatch: pytest.Mon
     assert (answer.status, answer.body) == (200, b'{"name":""}')
 
 
+@pytest.mark.parametrize("expected", [b"100-continue", b"100-Continue", b"pod-1", b"", b"\xff\xfe", b"a\r\nExpect: b"])
+@pytest.mark.parametrize(
+    ("request_line", "body"),
+    [
+        (b"POST / HTTP/1.1", b'{"name":""}'),
+        (b"GET /unknown HTTP/1.1", b'{"name":""}'),
+        (b"CONNECT x:1 HTTP/1.1", b""),  # RFC 9110, section 9.3.6: no content
+    ],
+)
+async def test_what_a_client_expects_changes_nothing(
+    candidate: Told, caplog: pytest.LogCaptureFixture, request_line: bytes, body: bytes, expected: bytes
+) -> None:
+    """Whatever stands in `Expect`: the name at once, no word of it in the answer, and nothing in the log."""
+    sent = b"%s\r\nHost: localhost\r\nExpect: %s\r\nConnection: close\r\n\r\n" % (request_line, expected)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        received = await exchange("127.0.0.1", port, sent)
+
+    answer = Answer.parse(received)
+    assert (answer.status, answer.body) == (200, body)
+    assert caplog.text == ""
+
+
+async def test_a_tunnel_to_nowhere_is_answered(candidate: Told, caplog: pytest.LogCaptureFixture) -> None:
+    """CONNECT without a target is answered like every other CONNECT, and the connection closed."""
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        received = await exchange("127.0.0.1", port, b"CONNECT \nHost: localhost\r\n\r\n")
+
+    assert received.startswith(b"HTTP/0.9 200 OK\r\n")
+    assert caplog.text == ""
+
+
 async def test_a_body_is_not_unpacked(candidate: Told) -> None:
     """A body is dropped as it came, so that a small one cannot become a large one; the next request is answered."""
     packed = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"
