@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar import settings
+from sidecar import election, settings
 from sidecar.balance import LockSeen, take_census
 from sidecar.record import (
     CLAIM_ANNOTATION,
@@ -26,6 +27,7 @@ from sidecar.registration import registration_key, registrations
 
 ROOT = Path(__file__).parents[2]
 BALANCE = (ROOT / "docs/balance.md").read_text(encoding="utf-8")
+SAFETY = (ROOT / "docs/safety.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 LIMITS = re.findall(r"^\| (`[a-z_]+\.[A-Z_]+`[^|]*) \| ([^|]+) \|", BALANCE, re.MULTILINE)
@@ -35,9 +37,14 @@ MODULES = ("balance", "census", "election", "registration", "settling")
 """Whose limits belong into it without exception."""
 
 
+def code_blocks(document: str, language: str) -> list[str]:
+    """Return what a document has in its blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+
+
 def yaml_blocks(document: str) -> list[Any]:
     """Return what a document has in its YAML blocks."""
-    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)]
+    return [yaml.safe_load(block) for block in code_blocks(document, "yaml")]
 
 
 def figures(module: str, name: str) -> list[float]:
@@ -116,3 +123,32 @@ def assert_as_written(annotations: dict[str, str]) -> None:
     assert record.encode() == annotations[RECORD_ANNOTATION]
     assert claim.encode() == annotations[CLAIM_ANNOTATION]
     assert record.holder == claim.holder
+
+
+# -- docs/safety.md ----------------------------------------------------------------------------------------------------
+
+
+def test_the_fenced_store_refuses_a_deposed_leader(tmp_path: Path) -> None:
+    """The example does what it is there for: what comes with a smaller token than the greatest is not written."""
+    (block,) = code_blocks(SAFETY, "python")
+    example: dict[str, Any] = {}
+    exec(block, example)  # noqa: S102 - the page's own example
+    status = tmp_path / "status"
+    status.write_text(json.dumps({"fencing_token": 41}))
+    deposed = example["token_of"](status.as_uri())
+    store = example["open_store"](str(tmp_path / "store"))
+    try:
+        assert example["put"](store, deposed, "key", "first")
+        assert example["put"](store, deposed, "key", "second")
+        assert example["put"](store, deposed + 1, "key", "its successor's")
+        assert not example["put"](store, deposed, "key", "too late")
+        assert store.execute("SELECT value FROM data").fetchall() == [("its successor's",)]
+    finally:
+        store.close()
+    assert example["token_of"](status.as_uri()) == 41
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(_[a-z_]+)`", SAFETY))))
+def test_the_places_to_check_are_there(name: str) -> None:
+    """Every function that the argument for safety names is one of the election's."""
+    assert callable(getattr(election, name))
