@@ -7,9 +7,12 @@ At most one candidate of an election answers that it leads, at every instant, pr
 * no candidate's clock runs (lease / renew deadline) times as *fast* as another's: 1.5 times, with the defaults. Their
   readings are never compared, so it does not matter what time they show;
 * nobody but candidates writes the lock object. A candidate revokes its leadership when it learns that somebody did;
-  until it learns (a watch event, or its next renewal) a record that was emptied, or a lock object that was deleted and
-  created anew by a candidate that never saw it held, can make a second leader;
-* two processes with the same identity do not share one POD_UID.
+  until it learns (a watch event, or its next renewal) a record that was emptied, or one that was deleted, damaged or
+  shortened before a candidate started that never saw it, can make a second leader;
+* two processes with the same identity do not share one POD_UID at one time;
+* other electors in the same election keep to client-go's rules, with the same ttl.
+
+docs/safety.md has the argument.
 
 Spreading leaders over nodes takes no part in that. It holds bids back, keeps who took the lock from leading for a
 moment, and ends a leadership in favour of a successor; who may lead is decided without it, and it may fail.

@@ -37,7 +37,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sidecar.record import CHECKING, LEADING, Claim, Record, Snapshot, UnreadableRecord, format_time
+from sidecar.record import CHECKING, LEADING, Claim, Record, Snapshot, UnreadableRecord, format_time, parse_time
 from sidecar.registration import Registration, registration_key, registrations
 
 if TYPE_CHECKING:
@@ -70,9 +70,6 @@ _LATE_SLOTS = 8
 
 _LONGEST_BACKOFF = 10.0
 """Seconds, however long the retry period."""
-
-_CLOCK_STEP = 60
-"""Seconds by which a renew time may run ahead of the wall clock before the clock counts as having been set back."""
 
 
 # -- What is handed in -------------------------------------------------------------------------------------------------
@@ -567,16 +564,16 @@ def _claim(state: State, *, checks: bool, successor: str = "", term: int = 0, mo
 def _write(state: State, moment: Moment, record: Record, claim: Claim | None, why: str) -> tuple[State, Action]:
     """Stamp the record and remember it as sent.
 
-    Followers count the lease from a change that they can see, and the API server drops a write that changes nothing,
-    so every record differs from the one before it, also when both fall into one second.
+    Followers count the lease from a change that they can see, so no record may ever come again: renew times only grow,
+    also within a second, when the wall clock is set back, and when this pod's container was started again. They are for
+    people, and decide nothing but whether two records are the same.
     """
     base = state.observed.snapshot if state.observed else None
-    earliest = state.last_renew_time + 1
-    stamp = earliest if moment.wall < earliest <= moment.wall + _CLOCK_STEP else moment.wall
+    last = state.last_renew_time
+    if base is not None and isinstance(base.record, Record) and base.record.holder == record.holder:
+        last = max(last, parse_time(base.record.renew_time))
+    stamp = max(moment.wall, last + 1)
     stamped = replace(record, renew_time=format_time(stamp))
-    if base is not None and stamped.encode() == base.text:
-        stamp += 1
-        stamped = replace(record, renew_time=format_time(stamp))
     sent = (*state.sent, stamped.encode())[-_SENT_LIMIT:]
     if claim is not None:
         claim = replace(claim, renewed=stamped.renew_time)
@@ -833,10 +830,13 @@ def _vacancy(state: State, snapshot: Snapshot | None, moment: Moment, asked_at: 
         return held_until, max(moment.now, held_until) + wait
     if not record.holder:
         return since, moment.now + wait
-    held_until = moment.now + record.lease_seconds
-    if state.observed is not None and record.holder != state.observed.holder:
-        # A candidate that took over has waited for this. A hand that wrote another name into the record has not.
-        held_until = max(held_until, state.observed.held_until)
+    lease, before = record.lease_seconds, state.observed
+    if before is None:
+        return moment.now + lease, moment.now + lease + wait
+    if record.holder != before.holder:
+        # A candidate that took over has waited for the lease before. A hand that wrote a name into the record has not.
+        lease = max(lease, _last_lease(before))
+    held_until = max(moment.now + lease, before.held_until)
     return held_until, held_until + wait
 
 
@@ -851,10 +851,12 @@ def _held_still(state: State, moment: Moment, *, shown: bool) -> float:
         return moment.now + lease
     if shown:
         return observed.held_until
-    last = observed.snapshot.record if observed.snapshot else None
-    if isinstance(last, Record):
-        lease = max(lease, last.lease_seconds)
-    return max(moment.now + lease, observed.held_until)
+    return max(moment.now + max(lease, _last_lease(observed)), observed.held_until)
+
+
+def _last_lease(observed: Observed) -> int:
+    record = observed.snapshot.record if observed.snapshot else None
+    return record.lease_seconds if isinstance(record, Record) else 0
 
 
 def _bid_wait(me: Candidacy, snapshot: Snapshot | None, luck: float) -> float:

@@ -230,6 +230,15 @@ def format_time(epoch_seconds: int) -> str:
     return datetime.fromtimestamp(min(epoch_seconds, _LAST_SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def parse_time(text: str) -> int:
+    """Return the whole seconds since the epoch of a time in RFC 3339; 0 for any other text."""
+    try:
+        when = datetime.fromisoformat(text)
+        return int(when.timestamp()) if when.tzinfo else 0
+    except (ValueError, OverflowError):
+        return 0
+
+
 def go_json(value: Mapping[str, Any]) -> str:
     """Return JSON as Go's `json.Marshal` writes it: compact, UTF-8, with `<`, `>`, `&` and U+2028/9 escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -142,7 +142,7 @@ def _accept(runner: web.AppRunner) -> asyncio.Protocol:
     if runner.server is None:
         raise RuntimeError("the server has ended")
     living = [connection for connection in runner.server.connections if connection.connected]
-    for oldest in living[: len(living) + 1 - CONNECTION_LIMIT]:
+    for oldest in living[: max(0, len(living) + 1 - CONNECTION_LIMIT)]:
         oldest.force_close()
     return runner.server()
 

@@ -466,6 +466,22 @@ def test_longer_lease_of_what_was_overwritten_is_waited_out(damaged: Snapshot) -
     assert [*player.waits()][-1] >= 3 * LEASE
 
 
+def test_second_edit_shortens_no_lease_either() -> None:
+    """A name that nobody has, renewed by hand with its short lease: what the leader was promised stays."""
+    player = follower(held(5, lease=3 * LEASE))
+    for version in (6, 7, 8):
+        player.sees(held(version, "nobody", lease=1, renewed=version), at=float(version))
+    assert [*player.waits()][-1] >= 3 * LEASE
+
+
+def test_whoever_was_cut_off_waits_for_what_was_overwritten() -> None:
+    """Renewals were missed, so the leader may have renewed right before somebody wrote over its record."""
+    player = follower(held(5), watching=False)
+    player.happens(Fetched(held(9, "nobody", lease=1), 60.0), at=60.0)
+    player.happens(WatchStarted())
+    assert [*player.waits()][-1] >= 60.0 + LEASE
+
+
 @pytest.mark.parametrize("gone", [None, lock(8, None)], ids=["deleted", "stripped"])
 def test_longer_lease_of_what_was_overwritten_and_vanished_is_waited_out(gone: Snapshot | None) -> None:
     """Nor does the next change shorten it."""

@@ -23,6 +23,7 @@ from sidecar.record import (
     go_json,
     parse_claim,
     parse_record,
+    parse_time,
 )
 
 STOCK = (
@@ -379,6 +380,23 @@ def test_claim_for_a_successor() -> None:
     """A release names its successor: such a claim has no holder, and is one nevertheless."""
     claim = Claim(holder="", node="n", pod_uid="u", successor="b")
     assert parse_claim(claim.encode()) == claim
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:10Z", 10),
+        ("1970-01-01T01:00:10.999999+01:00", 10),
+        ("9999-12-31T23:59:59Z", 253402300799),
+        ("1970-01-01T00:00:10", 0),
+        ("0001-01-01T00:00:00+14:00", -62135647200),
+        ("", 0),
+        ("yesterday", 0),
+    ],
+)
+def test_times_are_read(text: str, seconds: int) -> None:
+    """RFC 3339 with its zone, in whole seconds; what is no time is 0."""
+    assert parse_time(text) == seconds
 
 
 # -- Together ----------------------------------------------------------------------------------------------------------

@@ -277,6 +277,20 @@ async def test_idle_connections_are_bounded(candidate: Told, monkeypatch: pytest
     assert newest.body == following.body == b'{"name":""}'
 
 
+async def test_connections_up_to_the_limit_are_kept(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is cut off before there are too many."""
+    monkeypatch.setattr(web, "CONNECTION_LIMIT", 20)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        answers = []
+        for reader, writer in opened:
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answers.append(Answer.parse(await asyncio.wait_for(reader.read(), 5)))
+            writer.close()
+
+    assert [answer.body for answer in answers] == [b'{"name":""}'] * 20
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 async def test_a_connection_without_requests_is_closed(
     candidate: Told, monkeypatch: pytest.MonkeyPatch, sent: bytes

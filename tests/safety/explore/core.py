@@ -23,7 +23,7 @@ from sidecar.registration import registration_key, registrations
 from sidecar.settling import Advise, Look, Pause, Register, Settling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.balance import Census
     from sidecar.election import Action, Event
@@ -44,6 +44,7 @@ ROUNDS = 10
 
 K = TypeVar("K")
 V = TypeVar("V")
+A = TypeVar("A")
 
 
 class BreachError(Exception):
@@ -99,7 +100,7 @@ class Core:
     def _apply(self, number: int, state: State, event: Event, tick: int, luck: float) -> State:
         moment = self.moment(number, tick, luck)
         led = state.is_leading(moment.now)
-        after = self._same(election.apply(state, event, moment))
+        after = self._same(_asked(election.apply, state, event, moment))
         self._meet(type(event).__name__)
         if after.note != state.note:
             self._meet(f"note: {after.note}")
@@ -120,7 +121,7 @@ class Core:
         known = self._acted.get((id(state), tick))
         if known is None:
             moment = self.moment(number, tick, 0.0)
-            after, action = election.next_action(state, moment)
+            after, action = _asked(election.next_action, state, moment)
             after = self._same(after)
             self._meet(type(action).__name__)
             if not isinstance(action, Wait):
@@ -160,7 +161,7 @@ class Core:
     ) -> tuple[State, Settling, Register | Look | None]:
         moment = self.moment(number, tick, luck)
         for _ in range(ROUNDS):
-            kept, step = settling.next_step(settling.observe(kept, state, moment), moment)
+            kept, step = _asked(settling.next_step, _asked(settling.observe, kept, state, moment), moment)
             self._meet(type(step).__name__)
             match step:
                 case Pause():
@@ -179,7 +180,7 @@ class Core:
         known = self._looked.get(key)
         if known is None:
             moment = self.moment(number, tick, luck)
-            after, verdict = settling.looked(settling.observe(kept, state, moment), census, moment)
+            after, verdict = _asked(settling.looked, _asked(settling.observe, kept, state, moment), census, moment)
             self._meet(f"placing: {after.why.split(':')[0]}")
             told = self._advised(number, state, verdict.advice, tick, luck)
             known = (told, self._same_settling(after), state, kept, census)
@@ -208,7 +209,7 @@ class Core:
         known = self._believed.get((id(state), tick))
         if known is None:
             now = self.moment(number, tick, 0.0).now
-            leads, name = state.is_leading(now), state.leader_name(now)
+            leads, name = _asked(state.is_leading, now), _asked(state.leader_name, now)
             known = (state, Belief(leads, name, _breach(state, leads=leads, name=name)))
             _room(self._believed)[id(state), tick] = known
         return known[1]
@@ -243,6 +244,14 @@ class Core:
 
     def _meet(self, what: str) -> None:
         self.met[what] = self.met.get(what, 0) + 1
+
+
+def _asked(function: Callable[..., A], *arguments: object) -> A:
+    """Ask the core. Whatever it raises is a breach: a candidate would end of it."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise BreachError(f"the core fails: {error!r}") from error
 
 
 def _breach(state: State, *, leads: bool, name: str) -> str:

@@ -168,7 +168,10 @@ class Keys:
         self._snapshots: dict[int, tuple[Snapshot, Shape]] = {}
         self._states: dict[tuple[int, int, object], tuple[State | Stock, Shape]] = {}
         self._settlings: dict[tuple[int, int], tuple[Settling, Shape]] = {}
-        self._failures = [self._failing(number) for number in range(len(self._scenario.identities))]
+        self._failures = [
+            () if number in self._scenario.stock else self._failing(number)
+            for number in range(len(self._scenario.identities))
+        ]
         self._writes: dict[int, tuple[Write | Attempt, Shape]] = {}
 
     def _failing(self, number: int) -> tuple[int, ...]:
@@ -176,7 +179,7 @@ class Keys:
 
         A back-off ends with a step of time, however short it was.
         """
-        state = self._rules.first().processes[number].state
+        state = self._rules.fresh(number, "").state
         if not isinstance(state, State):
             return ()
         ahead = self._ahead(number)

@@ -47,7 +47,7 @@ from tests.safety.explore.stock import Attempt, Stock
 from tests.safety.explore.world import Move, Process, Request, Surveyed, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from sidecar.election import Advice, Event
     from tests.safety.explore.scenarios import Scenario
@@ -78,8 +78,6 @@ class Rules:
         self.server = Server(scenario, self.core)
         self.last_tick = math.inf if scenario.steps is None else scenario.steps
         """After which no time passes any more."""
-        self._events: dict[tuple[int, float | None], Fetched | Written | Changed | Deleted] = {}
-        self._changes: dict[int, tuple[Mapping[str, str | None], Write]] = {}
         self._advice: dict[tuple[str, ...], tuple[Advice, ...]] = {}
         self._started: dict[tuple[int, str], tuple[State, Settling | None]] = {}
 
@@ -91,7 +89,7 @@ class Rules:
         processes = tuple(
             Process(Stock(name), gone=bool(scenario.faults.get("swapped")))
             if number in scenario.stock
-            else self._fresh(number, f"pod-{number}")
+            else self.fresh(number, f"pod-{number}")
             for number, name in enumerate(scenario.identities)
         )
         world = World(0, FIRST_VERSION, None, processes, scenario.budget, pods=len(processes))
@@ -105,8 +103,6 @@ class Rules:
             raise BreachError(f"{scenario.name} has no beginning in which the first candidate leads")
         if scenario.steps is not None:
             self.last_tick = world.tick + scenario.steps
-        for number in scenario.starting:
-            world = world.having(number, self._fresh(number, f"pod-{number}"))
         return world
 
     def _follows(self, world: World, number: int) -> bool:
@@ -116,7 +112,8 @@ class Rules:
         observed = process.state.observed
         return observed is not None and observed.snapshot is world.stored
 
-    def _fresh(self, number: int, pod: str) -> Process:
+    def fresh(self, number: int, pod: str) -> Process:
+        """Return the process of a candidate that has just started in this pod."""
         known = self._started.get((number, pod))
         if known is None:
             scenario = self.scenario
@@ -563,7 +560,7 @@ class Rules:
             and len(world.late) < LATE
         ):
             world = self.server.pruned(world._replace(late=(*world.late, request.action)))
-        return world.having(number, self._fresh(number, pod))
+        return world.having(number, self.fresh(number, pod))
 
     def is_swapped_out(self, world: World, number: int) -> bool:
         """Tell whether this process was killed so that a stock candidate could start under its name."""
@@ -576,7 +573,7 @@ class Rules:
         state = world.processes[number].state
         if not isinstance(state, State):
             raise TypeError("a stock candidate starts when it is swapped in")
-        return world.having(number, self._fresh(number, state.candidacy.pod_uid))
+        return world.having(number, self.fresh(number, state.candidacy.pod_uid))
 
     def _mad_advice(self, world: World) -> tuple[Advice, ...]:
         pods = tuple(process.state.candidacy.pod_uid for process in world.processes if isinstance(process.state, State))

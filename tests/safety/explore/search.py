@@ -68,10 +68,10 @@ class Search:
         began = time.monotonic()
         path: tuple[int, ...] = ()
         breach, stranded, depth, complete = "", False, 0, False
-        self._add(first := self._rules.first(), -1, 0)
-        layer = [(0, first)]
         try:
+            self._add(first := self._begun(), -1, 0)
             self._judge(first, 0)
+            layer = [(0, first)]
             while layer and not complete:
                 following = self._next_layer(layer)
                 complete = not following
@@ -96,6 +96,12 @@ class Search:
             recovery=self._recovery.longest,
             met=self._rules.core.met,
         )
+
+    def _begun(self) -> World:
+        try:
+            return self._rules.first()
+        except BreachError as error:
+            raise _Violation(str(error), -1) from error
 
     def _add(self, world: World, parent: int, move: int) -> bool:
         key = self._keys.key(world)
@@ -140,7 +146,7 @@ class Search:
 
     def _path(self, index: int, move: int | None) -> tuple[int, ...]:
         path = [] if move is None else [move]
-        while self._parents[index] >= 0:
+        while index >= 0 and self._parents[index] >= 0:
             path.append(self._moves[index])
             index = self._parents[index]
         return tuple(reversed(path))

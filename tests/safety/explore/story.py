@@ -26,8 +26,12 @@ RECOVERY_TOLD = 12
 def story(scenario: Scenario, found: Found) -> list[str]:
     """Return what led to the breach, a line for each move, and a line of beliefs wherever they changed."""
     rules = Rules(scenario)
-    world = rules.first()
-    lines = [f"scenario {scenario.name}: {scenario.about}", "", *_cast(rules, world), ""]
+    lines = [f"scenario {scenario.name}: {scenario.about}", ""]
+    try:
+        world = rules.first()
+    except BreachError:
+        return [*lines, f"breach: {found.breach}"]
+    lines += [*_cast(rules, world), ""]
     beliefs = _beliefs(rules, world)
     lines.append(f"{'':>10}  {beliefs}")
     try:

@@ -11,6 +11,7 @@ import pytest
 from sidecar import election
 from sidecar.election import Moment, State
 from sidecar.record import Claim, Record, Snapshot
+from tests.safety.explore.__main__ import main
 from tests.safety.explore.scenarios import BY_NAME
 from tests.safety.explore.search import Found, Search
 from tests.safety.explore.server import Server
@@ -207,3 +208,26 @@ def test_the_bound_of_the_clocks_is_needed() -> None:
     """With a clock that runs twice as fast, beyond lease / renew deadline, two lead: the assumption is not idle."""
     found = Search(replace(BY_NAME["drift-fine"], rates=(1.0, 2.0), sampled=0), states=STATES).run()
     assert found.breach.startswith("two lead at once: ")
+
+
+def test_program_tells_a_breach(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path to a breach is told again with status 1; one that does not exist is refused with status 2."""
+    judged_by_a_timer(monkeypatch)
+    found, told = explored("pauses", 0)
+    assert main(["pauses", "--path", ".".join(map(str, found.path))]) == 1
+    assert capsys.readouterr().out == f"{told}\n"
+    assert main(["pauses", "--path", "99"]) == 2
+    assert "there is no move 99" in capsys.readouterr().err
+
+
+def test_what_the_core_raises_is_a_breach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that fails where a candidate would end of it is told like any other breach, also at the beginning."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(election, "next_action", fails)
+    for name in ("start", "pauses"):
+        found, told = explored(name, 1)
+        assert found.breach == "the core fails: RuntimeError('planted')"
+        assert told.endswith(f"breach: {found.breach}")

@@ -60,8 +60,8 @@ def test_equal_keys_have_equal_futures(name: str) -> None:
         ]
         assert futures[0] == futures[1]
         assert rules.leaders(one) == rules.leaders(other)
-        calm = [keys.key(calm(rules, world), spent=False) for world in (one, other)]
-        assert calm[0] == calm[1]
+        afterwards = [keys.key(calm(rules, world), spent=False) for world in (one, other)]
+        assert afterwards[0] == afterwards[1]
 
 
 KNOWN = {
