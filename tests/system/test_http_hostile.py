@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Attack = Callable[[int], Awaitable[None]]
 
-TTL = "3s"
-RENEWALS = 4
+TTL = "6s"
+RENEWALS = 3
 """How many of them an attack lasts for; a term that was not renewed in time would have ended by then, and be told."""
 
 OTHER_DESCRIPTORS = 40
