@@ -566,11 +566,12 @@ def _write(state: State, moment: Moment, record: Record, claim: Claim | None, wh
 
     Followers count the lease from a change that they can see, so no record may ever come again: renew times only grow,
     also within a second, when the wall clock is set back, and when this pod's container was started again. They are for
-    people, and decide nothing but whether two records are the same.
+    people, and decide nothing but whether two records are the same. Somebody else's is no measure: it may be the last
+    that can be written, and renewals would change nothing any more.
     """
     base = state.observed.snapshot if state.observed else None
     last = state.last_renew_time
-    if base is not None and isinstance(base.record, Record) and base.record.holder == record.holder:
+    if state.observed is not None and state.observed.mine and base is not None and isinstance(base.record, Record):
         last = max(last, parse_time(base.record.renew_time))
     stamp = max(moment.wall, last + 1)
     stamped = replace(record, renew_time=format_time(stamp))

@@ -20,7 +20,7 @@ from sidecar.election import (
     Write,
     Written,
 )
-from tests.unit.player import DEADLINE, EPOCH, LEASE, RETRY, Player, follower, held, leader, lock, result
+from tests.unit.player import DEADLINE, EPOCH, LEASE, RETRY, Player, follower, held, leader, lock, record, result
 
 YEAR_2262 = 9_223_372_036
 """The last instant that Linux' clocks can show."""
@@ -84,6 +84,19 @@ def test_resuming_on_a_clock_that_was_set_back_goes_on_from_the_record() -> None
     found = held(5, "a", uid="uid-a", renewed=3600)
     player.reads(found)
     assert (player.writes(6).text or "") > (found.text or "")
+
+
+def test_a_namesakes_renew_time_is_nobody_elses() -> None:
+    """A hand wrote my name, and a time past which there is none: whoever takes over renews on its own clock.
+
+    Renewals that could not grow any more would change nothing that others see, and they would take over.
+    """
+    text = record("a").encode().replace(record("a").renew_time, "9999-12-31T23:59:59Z")
+    player = Player()
+    player.happens(Fetched(lock(5, text), 0.0))
+    player.happens(Fetched(lock(5, text), 2.0 * LEASE), at=2.0 * LEASE)
+    texts = [player.writes(6 + number, at=2 * LEASE + number * RETRY).text for number in range(3)]
+    assert len(set(texts)) == 3
 
 
 def test_wall_clock_decides_nothing() -> None:
