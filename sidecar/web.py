@@ -41,6 +41,9 @@ BACKLOG = 128
 CONNECTION_LIMIT = 256
 """Open connections. A process has often no more than 1024 descriptors, and those to the API server decide who leads."""
 
+ACCEPTED_AT_ONCE = 4
+"""Connections taken in one turn of the loop. In the few turns until older ones are closed, the limit is exceeded."""
+
 IDLE_SECONDS = 75.0
 """A connection over which no whole request head came for so long is closed, however busily bytes of one trickle in."""
 
@@ -103,7 +106,9 @@ async def serving(app: web.Application, host: str | None, port: int) -> AsyncIte
             for listener in _listen(host, port):
                 # Whoever is accepted has the same.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-                servers += [await loop.create_server(accept, sock=listener, backlog=BACKLOG)]
+                # For asyncio a backlog is also how many it accepts in one turn. How many may wait is told the system.
+                servers += [await loop.create_server(accept, sock=listener, backlog=ACCEPTED_AT_ONCE)]
+                listener.listen(BACKLOG)
             yield [listening.getsockname()[1] for server in servers for listening in server.sockets]
         finally:
             for server in servers:
@@ -141,10 +146,15 @@ def _accept(runner: web.AppRunner) -> asyncio.Protocol:
     """Take a connection, at the price of the oldest where there are too many; whoever opens hundreds keeps the last."""
     if runner.server is None:
         raise RuntimeError("the server has ended")
-    living = [connection for connection in runner.server.connections if connection.connected]
+    # Just before this one is connected, and after those that were accepted with it: only then are they counted.
+    asyncio.get_running_loop().call_soon(_make_room, runner.server)
+    return runner.server()
+
+
+def _make_room(server: web.Server) -> None:
+    living = [connection for connection in server.connections if connection.connected]
     for oldest in living[: max(0, len(living) + 1 - CONNECTION_LIMIT)]:
         oldest.force_close()
-    return runner.server()
 
 
 def _request(make: _MakeRequest, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:  # noqa: ANN401 - aiohttp's

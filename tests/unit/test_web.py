@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -275,6 +277,40 @@ async def test_idle_connections_are_bounded(candidate: Told, monkeypatch: pytest
             writer.transport.abort()
 
     assert newest.body == following.body == b'{"name":""}'
+
+
+async def test_connections_that_come_at_once_are_too_many_as_well(
+    candidate: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit holds for a burst too, without another connection that makes it be looked at again."""
+    monkeypatch.setattr(web, "CONNECTION_LIMIT", 20)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        # They are all waiting before the server comes to accept the first.
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        opened, most = _open_descriptors(), 0
+        closed = 0
+        async with asyncio.timeout(20):
+            while closed < 80:
+                await asyncio.sleep(0)
+                most = max(most, _open_descriptors() - opened)
+                closed = sum(_is_closed(client) for client in clients)
+        for client in clients:
+            client.close()
+
+    assert closed == 80
+    assert 20 <= most <= 20 + 3 * (web.ACCEPTED_AT_ONCE + 1)
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _is_closed(client: socket.socket) -> bool:
+    client.settimeout(0)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 async def test_connections_up_to_the_limit_are_kept(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
