@@ -8,12 +8,14 @@ replace without an await in between; there is no queue, and nothing that is show
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.census import CensusTaker
 from sidecar.election import (
+    Abstain,
     Action,
     Candidacy,
     Changed,
@@ -28,6 +30,7 @@ from sidecar.election import (
     Leaving,
     Moment,
     Read,
+    Stand,
     State,
     Wait,
     WatchStarted,
@@ -37,6 +40,7 @@ from sidecar.election import (
     apply,
     lapse,
     next_action,
+    step_down,
 )
 from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, NotFoundError
 from sidecar.locks import Bookmark
@@ -46,7 +50,7 @@ from sidecar.troubles import Troubles
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -76,6 +80,9 @@ RELEASE_LIMIT = 5.0
 
 LONGEST_WAIT = 5.0
 """Seconds after which the loop goes round although nothing happened, so that one that is stuck can be told from it."""
+
+FAREWELL_LIMIT = 1.0
+"""Seconds that what has to be undone before a release may take; the others wait for it."""
 
 STALLED = 30.0
 """Seconds without a round of the loop after which it counts as stalled. Each wait and each request is shorter."""
@@ -169,6 +176,8 @@ class Candidate:
                 troubles=self._troubles,
                 log=log,
             )
+        self._listeners: list[Callable[[], None]] = []
+        self._farewell: Callable[[], Awaitable[None]] | None = None
         self._watch_version = 0
         self._watch_limit: asyncio.Timeout | None = None
         self._release_limit: asyncio.Timeout | None = None
@@ -195,6 +204,20 @@ class Candidate:
     def is_balanced(self) -> bool:
         """Tell whether nodes matter to this candidate."""
         return self._settler is not None
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called, soon, whenever something may have changed; it must neither wait nor raise.
+
+        Time alone changes answers as well: `same_until` says when.
+        """
+        self._listeners.append(listener)
+
+    def same_until(self) -> float:
+        """Return the instant, on the candidate's clock, up to which answers stay the same if nothing happens."""
+        now = self._clock.now()
+        ends = [self._state.term.valid_until] if self._state.term is not None else []
+        ends += [self._state.observed.held_until] if self._state.observed is not None else []
+        return min((end for end in ends if end > now), default=math.inf)
 
     def status(self) -> Status:
         """Return what there is to tell."""
@@ -241,14 +264,41 @@ class Candidate:
         if self._settler is not None:
             await self._settler.withdraw()
 
+    def before_release(self, farewell: Callable[[], Awaitable[None]]) -> None:
+        """Have `farewell` awaited before the lock is released, for at most `FAREWELL_LIMIT` seconds.
+
+        By then leadership is revoked. What it fails with is told, and the lock released all the same.
+        """
+        self._farewell = farewell
+
+    def abstain(self, why: str, *, until: float = math.inf, patience: float = math.inf) -> None:
+        """Give up what is held, and do not stand for election; see `sidecar.election.Abstain`."""
+        self._happened(Abstain(why, until, patience))
+
+    def stand(self, why: str) -> None:
+        """Stand for election again, as far as this reason goes."""
+        self._happened(Stand(why))
+
+    def step_down(self, why: str) -> bool:
+        """Stop leading at once, release the lock, and leave it to others for two leases; return whether this led."""
+        led = self.is_leading()
+        self._happened(step_down(self._state.candidacy, self._clock.now(), why))
+        return led
+
     def leave(self) -> None:
-        """Stop leading at once; then release the lock, for at most `RELEASE_LIMIT` seconds, and let `run` end."""
+        """Stop leading at once; then release the lock, for at most `RELEASE_LIMIT` seconds, and let `run` end.
+
+        A release that is to be delayed is given that time as well.
+        """
         if self._state.leaving:
             return
         self._happened(Leaving())
         now = asyncio.get_running_loop().time()
         if self._release_limit is not None:
-            self._release_limit.reschedule(now + min(2 * self._request_timeout, RELEASE_LIMIT))
+            limit = min(2 * self._request_timeout, RELEASE_LIMIT)
+            if self._state.may_hold:
+                limit += self._state.candidacy.release_delay + (FAREWELL_LIMIT if self._farewell is not None else 0.0)
+            self._release_limit.reschedule(now + limit)
         if self._read_limit is not None:
             # No bid is wanted any more; whether to release is decided on what is read from now on.
             self._read_limit.reschedule(now)
@@ -267,11 +317,24 @@ class Candidate:
                     if (event := await self._read()) is not None:
                         self._happened(event)
                 case Write():
+                    if not action.record.holder:
+                        await self._part()
                     self._happened(await self._write(action))
                 case Count():
                     self._happened(await self._count())
                 case Leave():
                     return
+
+    async def _part(self) -> None:
+        if self._farewell is None:
+            return
+        try:
+            async with asyncio.timeout(FAREWELL_LIMIT):
+                await self._farewell()
+        except TimeoutError:
+            self._log.warning("what belongs to the leader was not undone in time; the lock is released all the same")
+        except Exception:  # noqa: BLE001 - the others wait for the lock
+            self._log.critical("the lock is released without a farewell, because of a defect", exc_info=True)
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -424,6 +487,8 @@ class Candidate:
         before, self._state = self._state, state
         if self._settler is not None:
             self._settler.stir()
+        for listener in self._listeners:
+            listener()
         if before.note != state.note:
             self._say(state)
 

@@ -37,7 +37,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sidecar.record import CHECKING, LEADING, Claim, Record, Snapshot, UnreadableRecord, format_time, parse_time
+from sidecar.record import (
+    CHECKING,
+    LEADING,
+    STEP_DOWN_ANNOTATION,
+    Claim,
+    Record,
+    Snapshot,
+    UnreadableRecord,
+    format_time,
+    parse_time,
+    step_down_request,
+)
 from sidecar.registration import Registration, registration_key, registrations
 
 if TYPE_CHECKING:
@@ -64,6 +75,9 @@ _SENT_LIMIT = 16
 _UNHEARD_LIMIT = 4
 """Writes in a row whose answers were lost, after which a candidate that does not lead stops writing: others, who are
 answered, may lead, and do so once its lease ran out."""
+
+_OUT_LEASES = 2
+"""Leases for which a candidate that stepped down leaves the lock to others."""
 
 _LATE_SLOTS = 8
 """How much shorter bids are held back for a vacancy whose named successor did not come."""
@@ -102,6 +116,10 @@ class Candidacy:
     retry_period: float
     weight: int = 1
     balance: Balance | None = None
+    releases_on_exit: bool = True
+    """Whether what is held is released when the process ends; if not, the others wait for the lease to run out."""
+    release_delay: float = 0.0
+    """How long the lock is kept after the order to end, in seconds, led by nobody, until it is released."""
 
     @property
     def registers(self) -> bool:
@@ -187,6 +205,26 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True)
+class Abstain:
+    """Do not stand for election, for the reason `why`, before the instant `until`.
+
+    What is held is given up. A lock that has been vacant for `patience` seconds is bid for all the same: somebody has
+    to. An earlier order with the same reason is replaced.
+    """
+
+    why: str
+    until: float = math.inf
+    patience: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """The reason `why` not to stand for election is gone."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """A census was taken for the bid, which is to be held back for `delay` seconds; `None`: there is no census."""
 
@@ -227,10 +265,13 @@ class Calm:
 Advice = Counted | Confirm | Nominate | HandOver | Strike | Calm
 """What comes from the balance."""
 
-News = Fetched | Changed | Deleted | Written | Conflicted | Failed | WatchStarted | WatchStopped | Leaving
-"""What comes from the API server, and from whoever ends the process."""
+News = Fetched | Changed | Deleted | Written | Conflicted | Failed | WatchStarted | WatchStopped
+"""What comes from the API server."""
 
-Event = News | Advice
+Order = Leaving | Abstain | Stand
+"""What comes from whoever runs the process."""
+
+Event = News | Order | Advice
 
 
 # -- Actions -----------------------------------------------------------------------------------------------------------
@@ -377,8 +418,14 @@ class State:
     not_before: float = -math.inf
     """No request before this instant: the back-off."""
     leaving: bool = False
+    release_at: float = -math.inf
+    """When somebody who leaves releases what is held."""
     handing_to: Registration | None = None
     """In whose favour the lock is being released."""
+    yielding: bool = False
+    """Whatever is held is being released, and this candidate stays."""
+    abstentions: tuple[Abstain, ...] = ()
+    """Why this candidate does not stand for election; those whose time is over count no more."""
     struck: frozenset[str] = frozenset()
     """Annotations that the next write takes off."""
     note: str = "starting"
@@ -391,7 +438,11 @@ class State:
     @property
     def is_giving_up(self) -> bool:
         """Tell whether whatever is held is to be released; no answer to a write begins a term any more."""
-        return self.leaving or self.handing_to is not None
+        return self.leaving or self.yielding or self.handing_to is not None
+
+    def abstains(self, now: float) -> str:
+        """Return why this candidate does not stand for election at this instant, `""` when it does."""
+        return next((order.why for order in self.abstentions if now < order.until), "")
 
     def is_leading(self, now: float) -> bool:
         """Tell whether this candidate is the leader at this instant. Ask anew for every answer."""
@@ -429,15 +480,15 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
     if now < state.not_before:
         return state, Wait(_first(state.not_before, state), "backing off after a failure")
     if state.leaving:
-        return _give_up(state, moment)
+        return _leave(state, moment)
     observed = state.observed
-    if state.handing_to is not None:
+    if state.is_giving_up:
         if state.must_read or (observed is not None and observed.mine):
             return _give_up(state, moment)
-        state = replace(state, handing_to=None)  # done, or somebody else has it
+        state = replace(state, handing_to=None, yielding=False)  # done, or somebody else has it
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
-    if observed.mine and (state.term is not None or state.unheard < _UNHEARD_LIMIT):
+    if observed.mine and (state.term is not None or (state.unheard < _UNHEARD_LIMIT and not state.abstains(now))):
         return _renew(state, observed, moment)
     if now < observed.held_until:
         return _follow(state, observed, now)
@@ -491,10 +542,14 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     """Take a lock that is vacant, or whose lease ran out."""
     if moment.now < observed.bid_at:
         return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
+    stands_at = _stands_at(state, observed, moment.now)
+    if moment.now < stands_at:
+        return state, Wait(stands_at, f"does not stand for election: {state.abstains(moment.now)}")
     me = state.candidacy
     counts = me.balance is not None and not observed.counted and not _is_successor(state, observed.snapshot)
     # A bid that was held back may come too late, so it is not sent before another look.
     fresh_since = observed.held_until if me.balance is None else observed.bid_at
+    fresh_since = max(fresh_since, stands_at)
     if state.read_at < fresh_since and not (counts and state.watching):
         return state, Read("look once more before taking over")
     if counts:
@@ -518,8 +573,31 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
 
 
+def _stands_at(state: State, observed: Observed, now: float) -> float:
+    """Return from when on this candidate stands for a vacancy: at once, or once nobody who would rather wants it."""
+    ends = (min(order.until, observed.bid_at + order.patience) for order in state.abstentions if now < order.until)
+    return max(ends, default=-math.inf)
+
+
+def _leave(state: State, moment: Moment) -> tuple[State, Action]:
+    """Release what is held, at its time. Until then nobody leads: the lock is renewed, and says so."""
+    if not state.candidacy.releases_on_exit:
+        return state, Leave("what is held is not released; its lease runs out")
+    observed = state.observed
+    if moment.now >= state.release_at or state.must_read or observed is None or not observed.mine:
+        return _give_up(state, moment)
+    old = observed.snapshot.record if observed.snapshot else None
+    if not isinstance(old, Record):
+        raise TypeError("only a readable record can be mine")
+    due = observed.held_until - old.lease_seconds + state.candidacy.retry_period
+    if moment.now < due:
+        return state, Wait(min(due, state.release_at), "leaving; the lock is kept until the main container has ended")
+    claim = _claim(state, checks=True, moves=state.moves)
+    return _write(state, moment, replace(old, lease_seconds=state.candidacy.lease_seconds), claim, "keep the lock")
+
+
 def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
-    """Release what was just read to be mine: the process ends, or a successor has accepted."""
+    """Release what was just read to be mine: the process ends, it stands no more, or a successor has accepted."""
     observed = state.observed
     if state.must_read:
         return state, Read("see whether the lock is still mine before releasing it")
@@ -534,7 +612,7 @@ def _give_up(state: State, moment: Moment) -> tuple[State, Action]:
         transitions=old.transitions if isinstance(old, Record) else 0,
     )
     successor = state.handing_to
-    if successor is None or state.leaving:
+    if successor is None or state.leaving or state.yielding:
         return _write(state, moment, released, None, "release")
     claim = Claim(
         holder="",
@@ -589,11 +667,14 @@ def _others(state: State) -> Mapping[str, str | None]:
     """
     me = state.candidacy
     others: dict[str, str | None] = dict.fromkeys(sorted(state.struck))
+    base = state.observed.snapshot if state.observed else None
+    if base is not None and STEP_DOWN_ANNOTATION in base.annotations:
+        # It was heeded, or asked of somebody before me.
+        others[STEP_DOWN_ANNOTATION] = None
     if me.registers:
         key = registration_key(me.identity)
-        base = state.observed.snapshot if state.observed else None
         known = registrations(base.annotations).get(key) if base is not None else None
-        if state.leaving:
+        if state.leaving or state.yielding:
             others[key] = None
         elif known is None or (known.pod_uid, known.node) != (me.pod_uid, me.node):
             others[key] = Registration(identity=me.identity, node=me.node, pod_uid=me.pod_uid).encode()
@@ -613,7 +694,47 @@ def _first(instant: float, state: State) -> float:
 def apply(state: State, event: Event, moment: Moment) -> State:
     """Return what is known after `event`."""
     state = lapse(state, moment.now)
-    return _advised(state, event, moment) if isinstance(event, Advice) else _told(state, event, moment)
+    if isinstance(event, Advice):
+        return _advised(state, event, moment)
+    if isinstance(event, Order):
+        return _ordered(state, event, moment)
+    state = _told(state, event, moment)
+    if state.term is not None and _is_asked_to_step_down(state):
+        return _ordered(state, step_down(state.candidacy, moment.now, "was asked to step down"), moment)
+    return state
+
+
+def step_down(me: Candidacy, now: float, why: str) -> Abstain:
+    """Return the order to give up what is held, and to leave it to others for long enough that one of them takes it.
+
+    A candidate of the stock image waits for its whole ttl after a release before it bids.
+    """
+    return Abstain(why, until=now + _OUT_LEASES * me.lease_seconds)
+
+
+def _is_asked_to_step_down(state: State) -> bool:
+    """Tell whether somebody wrote on the lock object that this very term is to end."""
+    snapshot = state.observed.snapshot if state.observed else None
+    if snapshot is None or not isinstance(snapshot.record, Record):
+        return False
+    return snapshot.annotations.get(STEP_DOWN_ANNOTATION) == step_down_request(snapshot.record)
+
+
+def _ordered(state: State, order: Order, moment: Moment) -> State:
+    """Do as told. Leadership is revoked here and now; what is read and written comes after."""
+    match order:
+        case Leaving():
+            release_at = moment.now + state.candidacy.release_delay
+            state = replace(_revoke(state, "leaving"), leaving=True, release_at=release_at)
+            return replace(state, must_read=state.may_hold, not_before=moment.now)
+        case Abstain(why):
+            kept = tuple(other for other in state.abstentions if other.why != why and moment.now < other.until)
+            state = replace(_revoke(state, why), abstentions=(*kept, order))
+            if not state.may_hold:
+                return state
+            return replace(state, yielding=True, must_read=True, not_before=moment.now)
+        case Stand(why):
+            return replace(state, abstentions=tuple(other for other in state.abstentions if other.why != why))
 
 
 def _told(state: State, event: News, moment: Moment) -> State:
@@ -639,9 +760,6 @@ def _told(state: State, event: News, moment: Moment) -> State:
             # A watch that was renewed shows something within a retry period, so that nobody has to ask.
             poll_at = moment.now + state.candidacy.retry_period * (1 + moment.luck / 2)
             return replace(state, watching=False, poll_at=poll_at, must_read=state.must_read or gap)
-        case Leaving():
-            # Revoked here and now; what is read and written comes after.
-            return replace(_revoke(state, "leaving"), leaving=True, must_read=state.may_hold, not_before=moment.now)
 
 
 def _advised(state: State, advice: Advice, moment: Moment) -> State:

@@ -128,6 +128,8 @@ def _candidacy(chosen: Settings) -> Candidacy:
         renew_deadline=chosen.renew_deadline,
         retry_period=chosen.retry_period,
         weight=chosen.weight,
+        releases_on_exit=chosen.release_on_exit,
+        release_delay=chosen.release_delay,
         balance=Balance(slot=chosen.balance_slot, rebalance=chosen.rebalance)
         if chosen.balance and chosen.node_name
         else None,

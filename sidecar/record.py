@@ -26,6 +26,9 @@ CLAIM_ANNOTATION = "leader-elector/claim"
 LOOK_ANNOTATION = "leader-elector/look"
 """A counter on the lock object: whoever raises it asks the leader to look whether its election should move."""
 
+STEP_DOWN_ANNOTATION = "leader-elector/step-down"
+"""What asks the leader to end its term: the text of `step_down_request` for the record that it wrote."""
+
 GROUP_LABEL = "leader-elector/group"
 """The label of a lock object that names the group of its election."""
 
@@ -194,6 +197,11 @@ def parse_claim(text: str | None) -> Claim | None:
         renewed=text_of(fields, "renewed"),
     )
     return claim if claim.holder or claim.successor else None
+
+
+def step_down_request(record: Record) -> str:
+    """Return the text that asks for the end of the term that this record is of, and of no later one."""
+    return go_json({"holder": record.holder, "acquired": record.acquire_time})
 
 
 def json_object(text: str | None, longest: int) -> Mapping[str, Any]:

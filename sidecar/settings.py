@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from sidecar import duration
 from sidecar.record import HEAVIEST
@@ -31,7 +32,11 @@ MAX_NAME = 253  # characters of a DNS subdomain, as Kubernetes limits object nam
 MAX_LABEL = 63  # characters of a DNS label, and of a label's value
 MIN_SLOT = 0.01  # seconds; a shorter one is lost in the time that a request takes
 MAX_SLOT = 10.0  # seconds; a longer one keeps a vacancy open for minutes
+MAX_RELEASE_DELAY = 3600.0  # seconds; whoever waits for it has nobody that leads
+MIN_HEALTH_INTERVAL = 0.1  # seconds; the main container has other work as well
+MAX_HEALTH_INTERVAL = 3600.0
 MAX_PORT = 65535
+LOCKS = ("endpoints", "leases", "endpointsleases")
 _SHOWN = 64  # characters of a value that an error or a warning repeats
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -42,6 +47,7 @@ _IPV4_LIKE = re.compile(r"[0-9.]+")
 _IPV6_IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]{1,15})?)\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
+_THRESHOLD = re.compile(r"[0-9]{1,3}")
 _WEIGHT = re.compile(r"[0-9]{1,4}")
 _REFERENCE = re.compile(r"\$\(.*\)", re.DOTALL)
 
@@ -79,8 +85,9 @@ class Address:
 class Settings:
     """What one candidate was told. Times are in seconds; `retry_period < renew_deadline < ttl` holds.
 
-    `http` None is no server. `balance_scope` is "namespace" or "cluster". `pod_uid` and `node_name` are empty when
-    unknown.
+    `http` None is no server; the other addresses None are no further servers. `balance_scope` is "namespace" or
+    "cluster", `lock` "endpoints", "leases" or "endpointsleases". `pod_name`, `pod_uid` and `node_name` are empty when
+    unknown, and so is `health_url` when nobody is asked. `pod_label` is a key and a value, None for no label.
     `warnings` has one line for each variable that was not understood.
     """
 
@@ -101,6 +108,18 @@ class Settings:
     balance_scope: str
     balance_slot: float
     weight: int
+    lock: str
+    release_on_exit: bool
+    release_delay: float
+    health_url: str
+    health_interval: float
+    health_failures: int
+    health_successes: int
+    pod_label: tuple[str, str] | None
+    probe_address: Address | None
+    metrics_address: Address | None
+    pod_name: str
+    pod_namespace: str
     pod_uid: str
     node_name: str
     warnings: tuple[str, ...] = ()
@@ -256,6 +275,53 @@ def _weight(text: str) -> int:
     if not _WEIGHT.fullmatch(text) or not 1 <= int(text) <= HEAVIEST:
         raise ValueError("not a weight")
     return int(text)
+
+
+def _lock(text: str) -> str:
+    if text not in LOCKS:
+        raise ValueError("unknown lock")
+    return text
+
+
+def _release_delay(text: str) -> float:
+    seconds = duration.parse(text)
+    if seconds > MAX_RELEASE_DELAY:
+        raise ValueError("too long")
+    return seconds
+
+
+def _health_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable() or " " in text:
+        raise ValueError("not a URL of that kind")
+    _ = parts.port  # raises ValueError for one that is none
+    return text
+
+
+def _health_interval(text: str) -> float:
+    seconds = duration.parse(text)
+    if not MIN_HEALTH_INTERVAL <= seconds <= MAX_HEALTH_INTERVAL:
+        raise ValueError("out of range")
+    return seconds
+
+
+def _threshold(text: str) -> int:
+    if not _THRESHOLD.fullmatch(text) or int(text) == 0:
+        raise ValueError("not a threshold")
+    return int(text)
+
+
+def _pod_label(text: str) -> tuple[str, str]:
+    _require_expanded(text)
+    key, equals, value = text.partition("=")
+    prefix, slash, name = key.rpartition("/")
+    if slash and (len(prefix) > MAX_NAME or not _SUBDOMAIN.fullmatch(prefix)):
+        raise ValueError("not a prefix that a label can have")
+    if len(name) > MAX_LABEL or not _LABEL_VALUE.fullmatch(name):
+        raise ValueError("not a key that a label can have")
+    if not equals or len(value) > MAX_LABEL or not _LABEL_VALUE.fullmatch(value):
+        raise ValueError("not a value that a label can have")
+    return key, value
 
 
 def _log_format(text: str) -> str:
@@ -435,11 +501,93 @@ WEIGHT = Option(
     default="1",
     help="How many leaders this election's leader counts for.",
 )
+LOCK = Option(
+    variable="ELECTION_LOCK",
+    parse=_lock,
+    accepted=", ".join(LOCKS),
+    default="endpoints",
+    help="The kind of the lock object. `endpoints`: as the stock image. `leases`: as client-go today."
+    " `endpointsleases`: both, for the time in which a fleet goes from one to the other.",
+)
+RELEASE_ON_EXIT = Option(
+    variable="ELECTION_RELEASE_ON_EXIT",
+    parse=_boolean,
+    accepted=_BOOLEAN,
+    default="true",
+    help="Release the lock when the process is told to end, so that another candidate leads at once. `false`: the"
+    " others wait for the lease to run out.",
+)
+RELEASE_DELAY = Option(
+    variable="ELECTION_RELEASE_DELAY",
+    parse=_release_delay,
+    accepted=f"a duration of at most {duration.render(MAX_RELEASE_DELAY)}, such as 10s",
+    default="0s",
+    help="How long the lock is kept after the order to end until it is released, for main containers that end later"
+    " than the sidecar. Nobody leads meanwhile. The pod's grace period must be longer.",
+)
+HEALTH_URL = Option(
+    variable="ELECTION_HEALTH_URL",
+    parse=_health_url,
+    accepted="an http:// or https:// URL such as http://localhost:8080/healthz",
+    help="Where to ask whether the main container is healthy; any answer from 200 to 399 says so. While it is not, this"
+    " candidate does not lead. Empty: nobody is asked.",
+)
+HEALTH_INTERVAL = Option(
+    variable="ELECTION_HEALTH_INTERVAL",
+    parse=_health_interval,
+    accepted=f"a duration from {duration.render(MIN_HEALTH_INTERVAL)} to {duration.render(MAX_HEALTH_INTERVAL)}",
+    default="2s",
+    help="How often to ask, and how long to wait for each answer.",
+)
+HEALTH_FAILURES = Option(
+    variable="ELECTION_HEALTH_FAILURES",
+    parse=_threshold,
+    accepted="a whole number from 1 to 999",
+    default="3",
+    help="After so many failures in a row the main container counts as unhealthy.",
+)
+HEALTH_SUCCESSES = Option(
+    variable="ELECTION_HEALTH_SUCCESSES",
+    parse=_threshold,
+    accepted="a whole number from 1 to 999",
+    default="1",
+    help="After so many good answers in a row it counts as healthy, at first and again.",
+)
+POD_LABEL = Option(
+    variable="ELECTION_POD_LABEL",
+    parse=_pod_label,
+    accepted="key=value, as labels are written, such as example.com/role=leader",
+    help="A label for the leader's pod, so that a Service can select it. Empty: none.",
+)
+PROBE_ADDRESS = Option(
+    flag="probe-address",
+    variable="ELECTION_PROBE_ADDRESS",
+    placeholder="address",
+    parse=_address,
+    accepted=":8080, 0.0.0.0:8080, localhost:8080, [::1]:8080, or empty for none",
+    help="Another address that answers `/healthz` and `/readyz`, and nothing else: with it the first one can be"
+    " `localhost:4040`, and the kubelet still probes.",
+)
+METRICS_ADDRESS = Option(
+    flag="metrics-address",
+    variable="ELECTION_METRICS_ADDRESS",
+    placeholder="address",
+    parse=_address,
+    accepted=":9090, 0.0.0.0:9090, localhost:9090, [::1]:9090, or empty for none",
+    help="Another address that answers `/metrics`, and nothing else. It may be the same as that of the probes.",
+)
 POD_NAME = Option(
     variable="POD_NAME",
     parse=_name,
     accepted=_NAME,
     help="The name of the pod, from the downward API: the default identity.",
+)
+POD_NAMESPACE = Option(
+    variable="POD_NAMESPACE",
+    parse=_namespace,
+    accepted=NAMESPACE.accepted,
+    default="the namespace of the lock object",
+    help="The namespace of the pod, from the downward API: where it is labelled, and where its events are.",
 )
 POD_UID = Option(
     variable="POD_UID",
@@ -474,8 +622,6 @@ WITHOUT_EFFECT = (
             ("log_dir", "path"),
             ("log_file", "path"),
             ("log_file_max_size", "number"),
-            ("probe-address", "address"),
-            ("metrics-address", "address"),
         )
     ),
 )
@@ -498,7 +644,18 @@ TABLE: tuple[Option[object], ...] = (
     BALANCE_SCOPE,
     BALANCE_SLOT,
     WEIGHT,
+    LOCK,
+    RELEASE_ON_EXIT,
+    RELEASE_DELAY,
+    HEALTH_URL,
+    HEALTH_INTERVAL,
+    HEALTH_FAILURES,
+    HEALTH_SUCCESSES,
+    POD_LABEL,
+    PROBE_ADDRESS,
+    METRICS_ADDRESS,
     POD_NAME,
+    POD_NAMESPACE,
     POD_UID,
     NODE_NAME,
 )
@@ -555,11 +712,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str], hostname: str) -> Sett
     name = given(ELECTION)
     if name is None or not name.text:
         raise UsageError(f"no election: name it with --{ELECTION.flag}=<name> or ${ELECTION.variable}")
-    ttl = value(TTL)
+    ttl, namespace = value(TTL), value(NAMESPACE)
     settings = Settings(
         election=_parse(ELECTION, name),
         identity=_parse(IDENTITY, given(IDENTITY) or given(POD_NAME) or _Given("host name", hostname)),
-        namespace=value(NAMESPACE),
+        namespace=namespace,
         ttl=ttl,
         renew_deadline=optional(RENEW_DEADLINE, ttl * 2 / 3),
         retry_period=optional(RETRY_PERIOD, ttl / 4),
@@ -574,6 +731,18 @@ def load(argv: Sequence[str], environ: Mapping[str, str], hostname: str) -> Sett
         balance_scope=value(BALANCE_SCOPE),
         balance_slot=value(BALANCE_SLOT),
         weight=value(WEIGHT),
+        lock=value(LOCK),
+        release_on_exit=value(RELEASE_ON_EXIT),
+        release_delay=value(RELEASE_DELAY),
+        health_url=optional(HEALTH_URL, ""),
+        health_interval=value(HEALTH_INTERVAL),
+        health_failures=value(HEALTH_FAILURES),
+        health_successes=value(HEALTH_SUCCESSES),
+        pod_label=optional(POD_LABEL, None),
+        probe_address=optional(PROBE_ADDRESS, None),
+        metrics_address=optional(METRICS_ADDRESS, None),
+        pod_name=optional(POD_NAME, ""),
+        pod_namespace=optional(POD_NAMESPACE, namespace),
         pod_uid=optional(POD_UID, ""),
         node_name=optional(NODE_NAME, ""),
         warnings=_warnings(environ),

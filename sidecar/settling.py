@@ -173,6 +173,8 @@ class Settling:
     """Since when changes of the lock object are not shown; meaningless while they are."""
     withdraw_at: float = -math.inf
     """When to withdraw the registration of somebody who is blind, or to try again."""
+    abstains: bool = False
+    """Whether this candidate does not stand for election, so that nobody may count on it."""
     why: str = ""
 
 
@@ -182,6 +184,7 @@ class Settling:
 def observe(settling: Settling, state: State, moment: Moment) -> Settling:
     """Take in what the election knows now."""
     settling = _see_watch(settling, state, moment)
+    settling = _see_abstention(settling, state, moment)
     snapshot = state.observed.snapshot if state.observed else None
     if snapshot is None or state.leaving:
         return replace(settling, there=False, holding=None, registered=None, register_at=moment.now, nominated_in=0)
@@ -204,6 +207,12 @@ def _see_watch(settling: Settling, state: State, moment: Moment) -> Settling:
     back = state.watching and settling.register_at == math.inf
     register_at = moment.now if back else settling.register_at
     return replace(settling, watching=state.watching, blind_since=moment.now, register_at=register_at)
+
+
+def _see_abstention(settling: Settling, state: State, moment: Moment) -> Settling:
+    abstains = bool(state.abstains(moment.now))
+    register_at = moment.now if settling.abstains and not abstains else settling.register_at
+    return replace(settling, abstains=abstains, register_at=register_at)
 
 
 def _see_registration(settling: Settling, known: Mapping[str, Registration], moment: Moment) -> Settling:
@@ -319,6 +328,8 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
     if accepted is not None and now >= settling.accept_at:
         return replace(settling, accept_at=now + ACCEPTANCE_SECONDS / 3), Register(accepted)
     holding = settling.holding
+    if holding is None and settling.abstains:
+        return _withdraw(settling, now)
     if holding is None and not settling.watching and now >= _blind_at(settling):
         # It could not see in time that it was nominated.
         return _withdraw(replace(settling, register_at=math.inf), now)
@@ -338,7 +349,7 @@ def next_step(settling: Settling, moment: Moment) -> tuple[Settling, Step]:
 def _acceptance(settling: Settling) -> Registration | None:
     """Return the registration that accepts the nomination, when there is one to accept."""
     mine = settling.registered
-    if not settling.watching or mine is None or mine.accepted >= settling.nominated_in:
+    if settling.abstains or not settling.watching or mine is None or mine.accepted >= settling.nominated_in:
         return None
     return replace(mine, accepted=settling.nominated_in)
 

@@ -24,6 +24,8 @@ BOOLEANS = "true, false, t, f, 1, 0"
 LABEL_VALUE = "letters, digits, '-', '_' and '.', at most 63, with a letter or digit at both ends"
 SLOT = "a duration from 10ms to 10s, such as 500ms"
 WEIGHT = "a whole number from 1 to 1000"
+HEALTH_URL = "an http:// or https:// URL such as http://localhost:8080/healthz"
+POD_LABEL = "key=value, as labels are written, such as example.com/role=leader"
 
 
 def load(*argv: str, **environ: str) -> Settings:
@@ -58,6 +60,18 @@ def test_defaults_are_those_of_the_stock_image() -> None:
         balance_scope="namespace",
         balance_slot=0.5,
         weight=1,
+        lock="endpoints",
+        release_on_exit=True,
+        release_delay=0.0,
+        health_url="",
+        health_interval=2.0,
+        health_failures=3,
+        health_successes=1,
+        pod_label=None,
+        probe_address=None,
+        metrics_address=None,
+        pod_name="",
+        pod_namespace="default",
         pod_uid="",
         node_name="",
         warnings=(),
@@ -157,6 +171,24 @@ EVERY_SETTING = [
     Row("kubeconfig", "kubeconfig", "/a", "/a", "KUBECONFIG", "/b:/c", "/b:/c"),
     Row("log_format", "log-format", "console", "console", "ELECTION_LOG_FORMAT", "json", "json"),
     Row("log_level", "log-level", "error", "error", "ELECTION_LOG_LEVEL", "debug", "debug"),
+    Row(
+        "probe_address",
+        "probe-address",
+        ":8080",
+        Address(None, 8080),
+        "ELECTION_PROBE_ADDRESS",
+        "[::1]:1",
+        Address("::1", 1),
+    ),
+    Row(
+        "metrics_address",
+        "metrics-address",
+        ":9090",
+        Address(None, 9090),
+        "ELECTION_METRICS_ADDRESS",
+        "x:2",
+        Address("x", 2),
+    ),
 ]
 
 
@@ -206,6 +238,21 @@ def test_the_downward_api(variable: str, field: str) -> None:
         ("ELECTION_WEIGHT", "1", "weight", 1),
         ("ELECTION_WEIGHT", "1000", "weight", 1000),
         ("ELECTION_WEIGHT", "007", "weight", 7),
+        ("ELECTION_LOCK", "endpoints", "lock", "endpoints"),
+        ("ELECTION_LOCK", "leases", "lock", "leases"),
+        ("ELECTION_LOCK", "endpointsleases", "lock", "endpointsleases"),
+        ("ELECTION_RELEASE_ON_EXIT", "false", "release_on_exit", False),
+        ("ELECTION_RELEASE_DELAY", "15s", "release_delay", 15.0),
+        ("ELECTION_RELEASE_DELAY", "1h", "release_delay", 3600.0),
+        ("ELECTION_HEALTH_URL", "http://localhost:8080/healthz", "health_url", "http://localhost:8080/healthz"),
+        ("ELECTION_HEALTH_URL", "https://[::1]/", "health_url", "https://[::1]/"),
+        ("ELECTION_HEALTH_INTERVAL", "100ms", "health_interval", 0.1),
+        ("ELECTION_HEALTH_FAILURES", "1", "health_failures", 1),
+        ("ELECTION_HEALTH_SUCCESSES", "999", "health_successes", 999),
+        ("ELECTION_POD_LABEL", "role=leader", "pod_label", ("role", "leader")),
+        ("ELECTION_POD_LABEL", "example.com/role=leader", "pod_label", ("example.com/role", "leader")),
+        ("POD_NAME", "web-0", "pod_name", "web-0"),
+        ("POD_NAMESPACE", "shop", "pod_namespace", "shop"),
     ],
 )
 def test_the_balance_is_set_by_variables(variable: str, text: str, field: str, value: object) -> None:
@@ -530,6 +577,19 @@ REFUSED = [
             ("ELECTION_BALANCE_SLOT", "9.999ms", f"out of range (accepted: {SLOT})"),
             ("ELECTION_BALANCE_SLOT", "10.001s", f"out of range (accepted: {SLOT})"),
             ("ELECTION_BALANCE_SLOT", "-1s", f"out of range (accepted: {SLOT})"),
+            ("ELECTION_LOCK", "configmaps", "unknown lock (accepted: endpoints, leases, endpointsleases)"),
+            ("ELECTION_RELEASE_DELAY", "2h", "too long (accepted: a duration of at most 1h0m0s, such as 10s)"),
+            ("ELECTION_HEALTH_URL", "localhost:8080", f"not a URL of that kind (accepted: {HEALTH_URL})"),
+            ("ELECTION_HEALTH_URL", "http://", f"not a URL of that kind (accepted: {HEALTH_URL})"),
+            ("ELECTION_HEALTH_URL", "http://[::1/", f"Invalid IPv6 URL (accepted: {HEALTH_URL})"),
+            ("ELECTION_HEALTH_URL", "http://x:99999/", f"Port out of range 0-65535 (accepted: {HEALTH_URL})"),
+            ("ELECTION_HEALTH_INTERVAL", "0s", "out of range (accepted: a duration from 100ms to 1h0m0s)"),
+            ("ELECTION_HEALTH_FAILURES", "0", "not a threshold (accepted: a whole number from 1 to 999)"),
+            ("ELECTION_HEALTH_SUCCESSES", "1000", "not a threshold (accepted: a whole number from 1 to 999)"),
+            ("ELECTION_POD_LABEL", "leader", f"not a value that a label can have (accepted: {POD_LABEL})"),
+            ("ELECTION_POD_LABEL", "role=", f"not a value that a label can have (accepted: {POD_LABEL})"),
+            ("ELECTION_POD_LABEL", "=leader", f"not a key that a label can have (accepted: {POD_LABEL})"),
+            ("ELECTION_POD_LABEL", "Ex ample/role=x", f"not a prefix that a label can have (accepted: {POD_LABEL})"),
             ("ELECTION_WEIGHT", "0", f"not a weight (accepted: {WEIGHT})"),
             ("ELECTION_WEIGHT", "-1", f"not a weight (accepted: {WEIGHT})"),
             ("ELECTION_WEIGHT", "1001", f"not a weight (accepted: {WEIGHT})"),
@@ -609,8 +669,6 @@ VALUES_WITHOUT_EFFECT = [
     "log_dir",
     "log_file",
     "log_file_max_size",
-    "probe-address",
-    "metrics-address",
 ]
 
 
