@@ -542,7 +542,7 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     """Take a lock that is vacant, or whose lease ran out."""
     if moment.now < observed.bid_at:
         return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
-    stands_at = _stands_at(state, observed, moment.now)
+    stands_at = _stands_at(state, observed)
     if moment.now < stands_at:
         return state, Wait(stands_at, f"does not stand for election: {state.abstains(moment.now)}")
     me = state.candidacy
@@ -573,9 +573,9 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
     return _write(state, moment, record, claim, "take over" if old else "take the vacant lock")
 
 
-def _stands_at(state: State, observed: Observed, now: float) -> float:
-    """Return from when on this candidate stands for a vacancy: at once, or once nobody who would rather wants it."""
-    ends = (min(order.until, observed.bid_at + order.patience) for order in state.abstentions if now < order.until)
+def _stands_at(state: State, observed: Observed) -> float:
+    """Return from when on this candidate stands, or stood, for a vacancy that nobody else wanted."""
+    ends = (min(order.until, observed.bid_at + order.patience) for order in state.abstentions)
     return max(ends, default=-math.inf)
 
 
@@ -734,7 +734,9 @@ def _ordered(state: State, order: Order, moment: Moment) -> State:
                 return state
             return replace(state, yielding=True, must_read=True, not_before=moment.now)
         case Stand(why):
-            return replace(state, abstentions=tuple(other for other in state.abstentions if other.why != why))
+            kept = tuple(other for other in state.abstentions if other.why != why)
+            # What was last read may be long past by now.
+            return replace(state, abstentions=kept, must_read=state.must_read or kept != state.abstentions)
 
 
 def _told(state: State, event: News, moment: Moment) -> State:

@@ -232,6 +232,7 @@ class Core:
             kept.nominated_in,
             kept.accept_at,
             (kept.there, kept.crowded, kept.watching, kept.blind_since, kept.withdraw_at, kept.candidacy, kept.why),
+            kept.abstains,
             None
             if holding is None
             else tuple(
@@ -259,6 +260,8 @@ def _breach(state: State, *, leads: bool, name: str) -> str:
     who = f"{me.identity} ({me.pod_uid})"
     if leads and state.leaving:
         return f"{who} leads although it was told to leave"
+    if leads and state.yielding:
+        return f"{who} leads although it is giving the lock up"
     if name == me.identity and not leads:
         return f"{who} names itself although it does not lead"
     if name and not leads:

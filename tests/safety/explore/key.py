@@ -323,6 +323,11 @@ class Keys:
         self._observed(scribe, observed, now, wait)
         scribe.add("handing")
         scribe.parts(state.handing_to)
+        scribe.add(state.yielding, wait(state.release_at, now) if state.leaving else None)
+        for order in state.abstentions:
+            if now < order.until:
+                scribe.add(order.why, wait(order.until, now), order.patience)
+        scribe.add("standing")
         for text in state.sent:
             scribe.text(text)
         if writes:
@@ -385,6 +390,7 @@ class Keys:
         scribe.parts(settling.registered)
         scribe.add(wait(settling.register_at, now), min(settling.attempts, 11), wait(settling.accept_at, now))
         scribe.version(settling.nominated_in)
+        scribe.add(settling.abstains)
         scribe.add(settling.there, settling.crowded, settling.watching, wait(settling.withdraw_at, now))
         blind = max(BLIND_SECONDS, 2 * self._scenario.timings[number].retry)
         scribe.add(None if settling.watching else wait(settling.blind_since + blind, now))
@@ -529,6 +535,7 @@ _UNREAD = Shape(b"unread")
 _KNOWN_OF_STATE = {
     "candidacy", "observed", "moves", "term", "sent", "sent_claim", "last_renew_time", "must_read", "read_at",
     "watching", "poll_at", "failures", "unheard", "not_before", "leaving", "handing_to", "struck", "note",
+    "yielding", "release_at", "abstentions",
 }  # fmt: skip
 _KNOWN_OF_OBSERVED = {"snapshot", "version", "seen_at", "mine", "held_until", "bid_at", "counted", "checks"}
 _KNOWN_OF_TERM = {
@@ -537,7 +544,7 @@ _KNOWN_OF_TERM = {
 }  # fmt: skip
 _KNOWN_OF_SETTLING = {
     "candidacy", "lock", "registered", "register_at", "attempts", "nominated_in", "accept_at", "holding", "there",
-    "crowded", "watching", "blind_since", "withdraw_at", "why",
+    "crowded", "watching", "blind_since", "withdraw_at", "why", "abstains",
 }  # fmt: skip
 _KNOWN_OF_HOLDING = {
     "look_at", "second_at", "calm_at", "nodes", "members", "nudges", "nudged_at", "nominee", "moves", "refusals",

@@ -27,6 +27,7 @@ from sidecar.election import (
     Leaving,
     Nominate,
     Read,
+    Stand,
     State,
     Strike,
     Wait,
@@ -49,7 +50,7 @@ from tests.safety.explore.world import Move, Process, Request, Surveyed, World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sidecar.election import Advice, Event
+    from sidecar.election import Advice, Event, Order
     from tests.safety.explore.scenarios import Scenario
 
 FIRST_VERSION = 100
@@ -79,6 +80,7 @@ class Rules:
         self.last_tick = math.inf if scenario.steps is None else scenario.steps
         """After which no time passes any more."""
         self._advice: dict[tuple[str, ...], tuple[Advice, ...]] = {}
+        self._stands: dict[str, Order] = {}
         self._started: dict[tuple[int, str], tuple[State, Settling | None]] = {}
 
     # -- The beginning --
@@ -126,6 +128,8 @@ class Rules:
                 renew_deadline=scenario.timings[number].deadline,
                 retry_period=scenario.timings[number].retry,
                 balance=scenario.balance,
+                releases_on_exit=scenario.releases_on_exit,
+                release_delay=scenario.release_delay,
             )
             settling = Settling(candidacy=candidacy, lock=LOCK) if scenario.settles else None
             known = State(candidacy=candidacy), settling
@@ -534,6 +538,7 @@ class Rules:
             # Whoever leaves does not wait for a read or a census.
             process = process._replace(request=None) if _is_given_up(process.request) else process
             yield Move("leave", number), self._told(world.after("leaving"), number, process, _LEAVING, 0.0)
+        yield from self._orders(world, number, process, state)
         if world.left("swapped"):
             swapped = self._killed(world.after("swapped"), number, state.candidacy.pod_uid)
             swapped = swapped.having(number, swapped.processes[number]._replace(gone=True))
@@ -549,6 +554,17 @@ class Rules:
                 advised = self._told(spent, number, process, advice, 0.0)
                 if advised.processes[number].state is not state:
                     yield Move("advise", number, advice), advised
+
+    def _orders(self, world: World, number: int, process: Process, state: State) -> Iterator[tuple[Move, World]]:
+        if world.left("ordered"):
+            spent = world.after("ordered")
+            for order in self.scenario.orders:
+                yield Move("order", number, order), self._told(spent, number, process, order, 0.0)
+        now = self.now(world, number)
+        for abstention in state.abstentions:
+            if now < abstention.until:
+                order = self._stands.setdefault(abstention.why, Stand(abstention.why))
+                yield Move("order", number, order), self._told(world, number, process, order, 0.0)
 
     def _killed(self, world: World, number: int, pod: str) -> World:
         request = world.processes[number].request

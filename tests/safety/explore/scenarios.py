@@ -12,12 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.balance import LockSeen
-from sidecar.election import CHECK_SECONDS, Balance
+from sidecar.election import CHECK_SECONDS, Abstain, Balance
 from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, Claim, Record, format_time
 from sidecar.registration import Registration, registration_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sidecar.election import Order
 
 FAULTS = {
     "lost": "a request that is lost, or applied any time after it was given up",
@@ -26,8 +28,9 @@ FAULTS = {
     "crash": "a process that is killed, and starts again in the same pod",
     "replaced": "a process that is killed, and starts again under its name in another pod",
     "leaving": "a process that is told to end",
+    "ordered": "a process is told not to stand for election, for a time or until it is told that it may",
     "deleted": "the lock object is deleted",
-    "edited": "the record is edited by hand",
+    "edited": "the record is edited by hand, or the leader asked there to step down",
     "broken": "a watch that ends, and goes on later where it was",
     "gap": "a watch that ends, and whose version is forgotten (410)",
     "stalled": "a process that stands still between the decision on a request and sending it",
@@ -76,6 +79,10 @@ class Scenario:
     timings: tuple[Timing, ...] = (Timing(),) * 3
     lucks: tuple[float, ...] = (0.0,)
     faults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    orders: tuple[Order, ...] = ()
+    """What a process may be told by who runs it; one that abstained may stand again at any time."""
+    release_delay: float = 0.0
+    releases_on_exit: bool = True
     edits: tuple[str, ...] = ()
     coarse: bool = False
     """Whether what may follow at once does so in one move: an answer arrives as soon as the request was served, a
@@ -101,6 +108,7 @@ class Scenario:
         """Steps within which a leader is elected once faults ended: a lease, two retry periods, and maybe a check."""
         longest = max(timing.lease + 2 * timing.retry for timing in self.timings[: len(self.identities)])
         checks = CHECK_SECONDS if self.balance is not None else 0.0
+        longest += self.release_delay
         return math.ceil((longest + checks) / min(self.rates[: len(self.identities)]) / self.step)
 
     @property
@@ -247,6 +255,51 @@ SCENARIOS = (
         steps=3,
     ),
     Scenario(
+        name="late-endings",
+        about="a leader that is told to end keeps the lock for a time in which nobody leads, while an answer is lost",
+        release_delay=2.0,
+        faults={"leaving": 1, "unanswered": 1},
+        led=True,
+        coarse=True,
+        steps=4,
+    ),
+    Scenario(
+        name="silent-endings",
+        about="a leader that is told to end releases nothing, and may start again in the same pod",
+        releases_on_exit=False,
+        faults={"leaving": 1, "crash": 1},
+        led=True,
+        coarse=True,
+        steps=4,
+    ),
+    Scenario(
+        name="orders",
+        about="processes are told not to lead, and may lead again; answers are lost",
+        orders=(Abstain("unhealthy"), Abstain("stepped down", until=6.0), Abstain("cordoned", patience=2.0)),
+        faults={"ordered": 1, "unanswered": 1},
+        led=True,
+        coarse=True,
+        steps=4,
+    ),
+    Scenario(
+        name="orders-crash",
+        about="processes are told not to lead, and one is killed",
+        orders=(Abstain("unhealthy"), Abstain("cordoned", patience=2.0)),
+        faults={"ordered": 1, "crash": 1},
+        led=True,
+        coarse=True,
+        steps=3,
+    ),
+    Scenario(
+        name="step-down",
+        about="the leader is asked on the lock object to step down, while a request is lost or a watch ends",
+        faults={"edited": 1, "lost": 1, "gap": 1},
+        edits=("step-down",),
+        led=True,
+        coarse=True,
+        steps=3,
+    ),
+    Scenario(
         name="deletion",
         about="the lock object is deleted, while watches break off",
         faults={"deleted": 1, "gap": 1},
@@ -321,6 +374,18 @@ SCENARIOS = (
         settles=True,
         group=(SPREAD, CROWDED),
         faults={"shifted": 1, "crash": 1},
+        led=True,
+        coarse=True,
+        steps=2,
+    ),
+    Scenario(
+        name="hand-over-orders",
+        about="the same, while one of the two is told not to lead",
+        balance=FULL,
+        settles=True,
+        group=(SPREAD, CROWDED),
+        orders=(Abstain("unhealthy"), Abstain("cordoned", patience=2.0)),
+        faults={"shifted": 1, "ordered": 1},
         led=True,
         coarse=True,
         steps=2,

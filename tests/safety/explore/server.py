@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.balance import LockSeen, take_census
 from sidecar.election import Changed, Deleted, Fetched, State, Written
-from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, Record, Snapshot
+from sidecar.record import (
+    CLAIM_ANNOTATION,
+    RECORD_ANNOTATION,
+    STEP_DOWN_ANNOTATION,
+    Record,
+    Snapshot,
+    step_down_request,
+)
 from tests.safety.explore.core import KEPT, Core
 from tests.safety.explore.objects import changed, changes_of
 from tests.safety.explore.scenarios import LOCK
@@ -177,6 +184,8 @@ def _edited(stored: Snapshot, edit: str) -> dict[str, str | None]:
     record = stored.record
     if edit == "holder" and isinstance(record, Record):
         return {RECORD_ANNOTATION: replace(record, holder="x").encode()}
+    if edit == "step-down" and isinstance(record, Record):
+        return {STEP_DOWN_ANNOTATION: step_down_request(record)}
     return {}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sidecar.election import Deleted, Fetched, HandOver, Nominate, State, Write, Written
+from sidecar.election import Abstain, Deleted, Fetched, HandOver, Nominate, Stand, State, Write, Written
 from sidecar.record import Record
 from sidecar.settling import Look
 from tests.safety.explore.calm import calm
@@ -133,6 +134,8 @@ def _told(rules: Rules, world: World, after: World, move: Move) -> str:  # noqa:
             return f"{who} {killed}{', and ' if killed else ''}{became[move.kind]}"
         case "leave":
             return f"{who} is told to end"
+        case "order":
+            return f"{who} is told: {_order(move.detail)}"
         case "advise":
             return f"the balance tells {who}: {_advice(move.detail)}"
         case "arrive":
@@ -190,6 +193,14 @@ def _advice(advice: object) -> str:
     if isinstance(advice, HandOver):
         return f"hand over to {advice.successor.identity} ({advice.successor.pod_uid})"
     return type(advice).__name__.lower()
+
+
+def _order(order: object) -> str:
+    if isinstance(order, Abstain):
+        until = f" before {order.until:g} s" if order.until < math.inf else ""
+        patience = f", unless the lock is vacant for {order.patience:g} s" if order.patience < math.inf else ""
+        return f"do not lead{until} ({order.why}){patience}"
+    return f"lead if you can ({order.why})" if isinstance(order, Stand) else type(order).__name__.lower()
 
 
 def _record(record: object) -> str:

@@ -12,7 +12,7 @@ from tests.safety.explore.scenarios import FAULTS
 
 if TYPE_CHECKING:
     from sidecar.balance import Census
-    from sidecar.election import Advice, Changed, Count, Deleted, Event, Read, State, Write
+    from sidecar.election import Advice, Changed, Count, Deleted, Event, Order, Read, State, Write
     from sidecar.record import Snapshot
     from sidecar.settling import Look, Register, Settling
     from tests.safety.explore.stock import Attempt, Stock
@@ -89,4 +89,4 @@ class Move(NamedTuple):
 
     kind: str
     number: int = -1
-    detail: float | int | str | Advice | None = None
+    detail: float | int | str | Advice | Order | None = None
