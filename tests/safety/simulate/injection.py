@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sidecar.lab.resources import ENDPOINTS
-from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION
+from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, STEP_DOWN_ANNOTATION, step_down_request
 from sidecar.registration import REGISTRATION_PREFIX
 from tests.safety.simulate.connections import LATENCY
 from tests.safety.simulate.faultyserver import Treatment
@@ -97,6 +97,33 @@ def _leave(stage: Stage, fault: Fault, _meets: object, hit: list[Process]) -> Un
             # A StatefulSet makes it again once it has gone.
             process.when_gone.append(partial(stage.start_later, fault.how["after"], process.participant))
         stage.leave(process)
+    return _nothing
+
+
+def _abstain(stage: Stage, fault: Fault, _meets: object, hit: list[Process]) -> Undo:
+    why = f"the order of {fault.at:.3f} s"
+    told = [process for process in hit if process.candidate is not None]
+    for process in told:
+        stage.order(process, lambda candidate: candidate.abstain(why, patience=fault.how["patience"]))
+
+    def put_right() -> None:
+        for process in told:
+            if process.is_alive:
+                stage.order(process, lambda candidate: candidate.stand(why))
+
+    return put_right
+
+
+def _step_down(stage: Stage, fault: Fault, _meets: object, hit: list[Process]) -> Undo:
+    if not fault.how["asked"]:
+        for process in hit:
+            stage.order(process, lambda candidate: candidate.step_down("told to step down"))
+        return _nothing
+    for election in dict.fromkeys(process.election for process in hit):
+        lock, record = stage.lock(election), stage.record(election)
+        if lock is not None and record is not None:
+            annotations = lock["metadata"].get("annotations") or {}
+            _put(stage, lock, {"annotations": {**annotations, STEP_DOWN_ANNOTATION: step_down_request(record)}})
     return _nothing
 
 
@@ -364,6 +391,8 @@ _KINDS: Final[Mapping[str, Callable[[Stage, Fault, Callable[[Process], bool], li
     "crash": _crash,
     "pause": _pause,
     "leave": _leave,
+    "abstain": _abstain,
+    "step down": _step_down,
     "twin": _twin,
     "impostor": _impostor,
     "cut": _cut,

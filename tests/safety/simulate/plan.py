@@ -9,6 +9,7 @@ What is drawn at the bound pairs the slowest with the fastest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -45,10 +46,17 @@ class Participant:
     """Seconds that its clock counts in one second."""
     wall: float = 0.0
     """Seconds by which its time of day is off."""
+    releases_on_exit: bool = True
+    release_delay: float = 0.0
+    """Seconds for which it keeps the lock after it was told to leave."""
 
     def __str__(self) -> str:
         what = "stock peer" if self.kind == STOCK else f"balance {self.balance}"
         told = f"{self.identity} in {self.election} on {self.node}: {what}, ttl {self.ttl} s, clock x{self.rate:g}"
+        if not self.releases_on_exit:
+            told += ", releases nothing"
+        elif self.release_delay:
+            told += f", releases after {self.release_delay:.3f} s"
         return f"{told}, from {self.starts_at:.3f} s"
 
 
@@ -156,6 +164,8 @@ def _draw_participants(random: Random, ttl: int) -> tuple[Participant, ...]:
                     starts_at=_draw_start(random, start, index, ttl),
                     rate=_draw_rate(random, drift, index),
                     wall=random.choice([0.0, 0.0, random.uniform(-5, 5), random.uniform(-1e6, 1e6)]),
+                    releases_on_exit=random.random() > 0.05,
+                    release_delay=random.choices([0.0, ttl * random.uniform(0.1, 1.5)], [5, 1])[0],
                 )
             )
     return tuple(participants)
@@ -262,6 +272,22 @@ def _pause(scene: _Scene) -> list[Fault]:
 def _leave(scene: _Scene) -> list[Fault]:
     again = scene.random.choices(["other pod", "never"], [4, 1])[0]
     return [scene.fault("leave", scene.one(), again=again, after=scene.leases(0.0, 0.5))]
+
+
+def _abstain(scene: _Scene) -> list[Fault]:
+    """Somebody must not lead for a while: its main container is unhealthy, or its node is cordoned."""
+    patience = scene.random.choice([math.inf, math.inf, scene.leases(0.2, 1.0)])
+    return [scene.fault("abstain", scene.some(), scene.leases(0.05, 2.0), patience=patience)]
+
+
+def _step_down(scene: _Scene) -> list[Fault]:
+    """A leader is told to step down, or asked to on the lock object, maybe while it does not hear of what happens."""
+    targets, asked = (f"@{scene.election()}",), scene.random.random() < 0.5
+    if scene.random.random() < 0.7:
+        return [scene.fault("step down", targets, asked=asked)]
+    lasts = scene.leases(0.3, 2.0)
+    later = lasts * scene.random.uniform(0.1, 0.9)
+    return [_cut_of(scene, targets, lasts), scene.fault("step down", targets, later=later, asked=asked)]
 
 
 def _leave_in_trouble(scene: _Scene) -> list[Fault]:
@@ -400,6 +426,8 @@ _FAULTS: Final[Mapping[str, tuple[int, Callable[[_Scene], list[Fault]]]]] = {
     "pause": (6, _pause),
     "leave": (3, _leave),
     "leave in trouble": (2, _leave_in_trouble),
+    "abstain": (4, _abstain),
+    "step down": (3, _step_down),
     "cut": (7, _cut),
     "twin": (4, _twin),
     "impostor": (3, _impostor),

@@ -241,6 +241,8 @@ class Stage:
                 renew_deadline=participant.ttl * 2 / 3,
                 retry_period=participant.ttl / 4,
                 balance=balance,
+                releases_on_exit=participant.releases_on_exit,
+                release_delay=participant.release_delay,
             ),
             EndpointsLock(kube, namespace=NAMESPACE, election=participant.election, group=GROUP if balance else ""),
             group=EndpointsGroup(
@@ -298,6 +300,11 @@ class Stage:
             return
         self.tell(f"{process.name} is told to leave")
         self.loop.call_soon(process.candidate.leave, context=process.context)
+
+    def order(self, process: Process, order: Callable[[Candidate], object]) -> None:
+        """Tell a candidate something; one that stands still hears of it when it goes on."""
+        if process.candidate is not None:
+            self.loop.call_soon(order, process.candidate, context=process.context)
 
     def grant(self) -> None:
         """Tell the server who may do what, and which tokens are good."""

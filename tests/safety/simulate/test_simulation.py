@@ -65,7 +65,7 @@ def test_every_kind_of_fault_is_drawn_often() -> None:
     for seed in range(300):
         for fault in draw(seed).faults:
             kinds[fault.kind] = kinds.get(fault.kind, 0) + 1
-    assert len(kinds) == 21
+    assert len(kinds) == 23
     assert min(kinds.values()) >= 3, kinds
 
 
