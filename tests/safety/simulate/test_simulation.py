@@ -293,14 +293,14 @@ def test_a_violation_is_told_with_what_plays_it_again(capsys: pytest.CaptureFixt
 
 def test_shrinking_tells_what_to_leave_out(capsys: pytest.CaptureFixture[str]) -> None:
     """`--shrink` prints the smaller plan, and a command with `--without` that plays just that."""
-    number = len(draw(0).faults)
+    number = len(draw(1).faults)
     with PLANTED["stale fencing token"]():
-        assert program.main(["--seed", "0", "--seeds", "1", "--shrink"]) == 1
+        assert program.main(["--seed", "1", "--seeds", "1", "--shrink"]) == 1
         without = ",".join(map(str, range(1, number + 1)))
         out, err = capsys.readouterr()
         assert "fault 1" not in out
-        assert f"--seed 0 --seeds 1 --without {without} --story" in err
-        assert program.main(["--seed", "0", "--seeds", "1", "--without", without, "--json"]) == 1
+        assert f"--seed 1 --seeds 1 --without {without} --story" in err
+        assert program.main(["--seed", "1", "--seeds", "1", "--without", without, "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["without"] == list(range(1, number + 1))
 
 
