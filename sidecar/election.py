@@ -544,7 +544,10 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
     stands_at = _stands_at(state, observed)
     if moment.now < stands_at:
-        return state, Wait(stands_at, f"does not stand for election: {state.abstains(moment.now)}")
+        if not state.watching and moment.now >= state.poll_at:
+            return state, Read("poll: changes are not shown by a watch")
+        until = stands_at if state.watching else min(stands_at, state.poll_at)
+        return state, Wait(until, f"does not stand for election: {state.abstains(moment.now)}")
     me = state.candidacy
     counts = me.balance is not None and not observed.counted and not _is_successor(state, observed.snapshot)
     # A bid that was held back may come too late, so it is not sent before another look.
@@ -744,11 +747,12 @@ def _told(state: State, event: News, moment: Moment) -> State:
         case Fetched(snapshot, asked_at):
             return _fetched(state, snapshot, asked_at, moment)
         case Changed(snapshot):
-            newer = state.observed is None or snapshot.version > state.observed.version
-            return _observe(state, snapshot, moment) if newer else state
+            return _observe(state, snapshot, moment) if _is_news(state.observed, snapshot) else state
         case Deleted(version):
-            newer = state.observed is not None and version > state.observed.version
-            return _observe(state, None, moment, version=version) if newer else state
+            known = state.observed
+            if known is None or version < known.version or (version == known.version and known.snapshot is None):
+                return state
+            return _observe(state, None, moment, version=version)
         case Written(snapshot, asked_at):
             return _written(state, snapshot, asked_at, moment)
         case Conflicted():
@@ -819,7 +823,7 @@ def _fetched(state: State, snapshot: Snapshot | None, asked_at: float, moment: M
     state = replace(state, must_read=False, read_at=asked_at, poll_at=poll_at)
     known = state.observed
     overtaken = known is not None and known.seen_at > asked_at
-    if known is None or not overtaken or (snapshot is not None and snapshot.version > known.version):
+    if known is None or not overtaken or (snapshot is not None and _is_news(known, snapshot)):
         # A read is consistent: it shows nothing older than the instant at which it was asked. So what it says holds
         # even where its version is smaller than the last, as after etcd was restored from a backup.
         state = _observe(state, snapshot, moment, asked_at=asked_at)
@@ -836,7 +840,7 @@ def _written(state: State, snapshot: Snapshot, asked_at: float, moment: Moment) 
         # lock has been seen in other hands since.
         return _failed(state, moment)
     state = replace(state, failures=0, unheard=0, must_read=False)
-    if state.observed is None or snapshot.version > state.observed.version:
+    if _is_news(state.observed, snapshot):
         state = _observe(state, snapshot, moment)
     observed = state.observed
     if state.is_giving_up or observed is None or not observed.mine:
@@ -881,6 +885,17 @@ def _failed(state: State, moment: Moment, *, refused: bool = False, retry_after:
     # Spread as well, or everybody who was told the same comes back at the same instant.
     delay = max(delay, min(retry_after, state.candidacy.retry_period) * (1 + moment.luck / 4))
     return replace(state, failures=state.failures + 1, not_before=moment.now + delay, must_read=True)
+
+
+def _is_news(known: Observed | None, snapshot: Snapshot) -> bool:
+    """Tell whether this is later than what is known.
+
+    Of a lock that is two objects, something later may have the same version: that is the greater one of the two, and
+    the other one may be heard of late.
+    """
+    if known is None or snapshot.version != known.version:
+        return known is None or snapshot.version > known.version
+    return known.snapshot is not None and snapshot.parts != known.snapshot.parts
 
 
 def _observe(

@@ -49,6 +49,9 @@ MESSAGE_LIMIT = 500
 DENIAL_SECONDS = 600.0
 """Seconds for which a refused permission is not asked for again. Roles are edited, though rarely."""
 
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
+"""RBAC's verbs of requests that are neither lists nor watches."""
+
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"  # RFC 7396
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -152,7 +155,8 @@ class Listing(list["Mapping[str, Any]"]):
 class KubeClient:
     """Requests to one API server, each ended after `timeout` seconds. `close` it when done.
 
-    `load` loads the client configuration anew at each call, and raises `ConfigError` when it cannot.
+    `load` loads the client configuration anew at each call, and raises `ConfigError` when it cannot. `tell` is told of
+    each request that was sent: its RBAC verb, and the status of the answer, `None` when none came.
     """
 
     def __init__(
@@ -162,11 +166,13 @@ class KubeClient:
         timeout: float,
         user_agent: str,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str, int | None], None] | None = None,
     ) -> None:
         self._load = load
         self._timeout = timeout
         self._user_agent = user_agent
         self._clock = clock
+        self._tell = tell
         self._configuration: Configuration | None = None
         self._session: _Session | None = None
         """What new requests go over."""
@@ -260,7 +266,15 @@ class KubeClient:
         From the API server's cache, which may lag behind, where `cached`; else from what is stored, in pages, each
         with a deadline of its own. Raises `ApiError`; also for more than `LIST_LIMIT` bytes or `PAGE_LIMIT` pages.
         """
-        query = [("labelSelector", label)]
+        return await self._list(path, [("labelSelector", label)], cached=cached, accept=_METADATA_LIST)
+
+    async def list_objects(self, path: str, *, label: str, field: str = "", cached: bool) -> Listing:
+        """Return the whole objects that the label selector and the field selector select, otherwise the same."""
+        selectors = [("labelSelector", label), ("fieldSelector", field)]
+        return await self._list(path, selectors, cached=cached, accept=_JSON)
+
+    async def _list(self, path: str, selectors: list[tuple[str, str]], *, cached: bool, accept: str) -> Listing:
+        query = [*selectors]
         # The cache answers in one piece, whatever the size of a page.
         query += [("resourceVersion", "0")] if cached else [("limit", str(PAGE_SIZE))]
         items = Listing()
@@ -269,7 +283,7 @@ class KubeClient:
             asked = [*query, ("continue", following)] if following else query
             async with (
                 self._asking("GET", path) as session,
-                await self._send(session, "GET", path, query=asked, accept=_METADATA_LIST) as response,
+                await self._send(session, "GET", path, verb="list", query=asked, accept=accept) as response,
             ):
                 content = await _content("GET", path, response, left)
                 page, following = _page(path, _object("GET", path, response, content))
@@ -289,7 +303,8 @@ class KubeClient:
         The block is entered once the API server has accepted; the events end when it closes the watch. Raises
         `ApiError`, `GoneError` when `version` is too old.
         """
-        async with self._watching(path, ("fieldSelector", f"metadata.name={name}"), version, seconds, _JSON) as events:
+        selectors = [("fieldSelector", f"metadata.name={name}")]
+        async with self._watching(path, selectors, version, seconds, _JSON) as events:
             yield events
 
     @asynccontextmanager
@@ -297,23 +312,32 @@ class KubeClient:
         self, path: str, *, label: str, version: int, seconds: int
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """Watch what `list_metadata` lists, from its version on, and otherwise as `watch`."""
-        async with self._watching(path, ("labelSelector", label), version, seconds, _METADATA) as events:
+        async with self._watching(path, [("labelSelector", label)], version, seconds, _METADATA) as events:
+            yield events
+
+    @asynccontextmanager
+    async def watch_objects(
+        self, path: str, *, label: str, field: str = "", version: int, seconds: int
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        """Watch what `list_objects` lists, from its version on, and otherwise as `watch`."""
+        selectors = [("labelSelector", label), ("fieldSelector", field)]
+        async with self._watching(path, selectors, version, seconds, _JSON) as events:
             yield events
 
     @asynccontextmanager
     async def _watching(
-        self, path: str, selector: tuple[str, str], version: int, seconds: int, accept: str
+        self, path: str, selectors: list[tuple[str, str]], version: int, seconds: int, accept: str
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         query = [
             ("watch", "true"),
-            selector,
+            *selectors,
             ("resourceVersion", str(version)),
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", str(seconds)),
         ]
         async with AsyncExitStack() as watching:
             async with self._asking("GET", path) as session:
-                response = await self._send(session, "GET", path, query=query, accept=accept)
+                response = await self._send(session, "GET", path, verb="watch", query=query, accept=accept)
                 if response.status != _OK:
                     async with response:
                         await _answer("GET", path, response)
@@ -362,22 +386,29 @@ class KubeClient:
         method: str,
         path: str,
         *,
+        verb: str = "",
         query: list[tuple[str, str]] | None = None,
         body: Mapping[str, Any] | None = None,
         accept: str = _JSON,
     ) -> aiohttp.ClientResponse:
-        response: aiohttp.ClientResponse = await session.api.call_api(
-            path,
-            method,
-            query_params=query,
-            header_params={"Accept": accept, "Content-Type": _MERGE_PATCH if method == "PATCH" else _JSON},
-            body=body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            # The library's default is to wait for ever. The deadline itself is the caller's, so that it spans the
-            # refresh of a token as well; a watch goes on for longer than any one deadline.
-            _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
-        )
+        status: int | None = None
+        try:
+            response: aiohttp.ClientResponse = await session.api.call_api(
+                path,
+                method,
+                query_params=query,
+                header_params={"Accept": accept, "Content-Type": _MERGE_PATCH if method == "PATCH" else _JSON},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                # The library's default is to wait for ever. The deadline itself is the caller's, so that it spans the
+                # refresh of a token as well; a watch goes on for longer than any one deadline.
+                _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+            )
+            status = response.status
+        finally:
+            if self._tell is not None:
+                self._tell(verb or _VERBS[method], status)
         return response
 
 

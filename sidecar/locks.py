@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sidecar.election import Changed, Deleted
 from sidecar.kube import ApiError, NotFoundError
@@ -15,7 +18,9 @@ from sidecar.record import (
     Claim,
     Record,
     Snapshot,
+    UnreadableRecord,
     decimal,
+    go_json,
     parse_claim,
     parse_record,
 )
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sidecar.kube import KubeClient, WatchEvent
+
+
+PAIR_ANNOTATION = "leader-elector/pair"
+"""The text of the record that it stands beside, when that was written to two lock objects; see `sidecar.pairlock`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +92,15 @@ class Lock(Protocol):
         ...
 
 
-class EndpointsLock:
-    """The stock image's lock: two annotations on an Endpoints object named after the election.
+class _ObjectLock(ABC):
+    """One object named after the election, whatever its kind. What else is in it is sent back as it came.
 
-    The object may be a Service's own Endpoints: what else is in it is sent back as it came. Every write labels it with
-    `group`, unless that is empty.
+    Every write labels it with `group`, unless that is empty.
     """
 
-    resource = "endpoints"
+    resource: ClassVar[str]
+    api_version: ClassVar[str]
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -103,19 +113,36 @@ class EndpointsLock:
         self._kube = kube
         self._namespace = namespace
         self._election = election
-        self._collection = f"/api/v1/namespaces/{namespace}/endpoints"
+        self._collection = f"{self.root()}/namespaces/{namespace}/{self.resource}"
         self._path = f"{self._collection}/{election}"
         self._labels = {GROUP_LABEL: group} if group else {}
+
+    @classmethod
+    def root(cls) -> str:
+        """Return the path of the API that serves this kind."""
+        return f"/apis/{cls.api_version}" if "/" in cls.api_version else f"/api/{cls.api_version}"
 
     @property
     def name(self) -> str:
         """See `Lock.name`."""
         return f"{self._namespace}/{self._election}"
 
+    @abstractmethod
+    def snapshot(self, body: Mapping[str, Any]) -> Snapshot:
+        """Return what an object of this kind says. Raises `ApiError` for what is none."""
+
+    @abstractmethod
+    def _annotations(self, record: Record) -> Mapping[str, str]:
+        """Return the part of a record that stands in annotations."""
+
+    @abstractmethod
+    def _content(self, body: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+        """Return the part of a record that stands elsewhere, with what is there beside it."""
+
     async def fetch(self) -> Snapshot | None:
         """See `Lock.fetch`."""
         try:
-            return _snapshot(await self._kube.get(self._path))
+            return self.snapshot(await self._kube.get(self._path))
         except NotFoundError:
             return None
 
@@ -124,30 +151,32 @@ class EndpointsLock:
     ) -> Snapshot:
         """See `Lock.write`."""
         written = {
+            PAIR_ANNOTATION: None,
             **others,
-            RECORD_ANNOTATION: record.encode(),
+            **self._annotations(record),
             CLAIM_ANNOTATION: claim.encode() if claim else None,
         }
         if base is not None:
-            return await self._replace(base, written)
+            return await self._replace({**base.body, **self._content(base.body, record)}, written)
         fresh = {
-            "apiVersion": "v1",
-            "kind": "Endpoints",
+            "apiVersion": self.api_version,
+            "kind": self.kind,
             "metadata": {"name": self._election, "namespace": self._namespace},
         }
-        return _snapshot(await self._kube.create(self._collection, self._merged(fresh, written)))
+        fresh |= self._content(fresh, record)
+        return self.snapshot(await self._kube.create(self._collection, self._merged(fresh, written)))
 
     async def annotate(self, annotations: Mapping[str, str | None]) -> Snapshot:
         """See `Lock.annotate`."""
         metadata = {"annotations": annotations, **({"labels": self._labels} if self._labels else {})}
-        return _snapshot(await self._kube.patch(self._path, {"metadata": metadata}))
+        return self.snapshot(await self._kube.patch(self._path, {"metadata": metadata}))
 
     async def swap(self, annotations: Mapping[str, str | None]) -> Snapshot:
         """See `Lock.swap`."""
-        return await self._replace(_snapshot(await self._kube.get(self._path)), annotations)
+        return await self._replace(self.snapshot(await self._kube.get(self._path)).body, annotations)
 
-    async def _replace(self, base: Snapshot, annotations: Mapping[str, str | None]) -> Snapshot:
-        return _snapshot(await self._kube.update(self._path, self._merged(base.body, annotations)))
+    async def _replace(self, body: Mapping[str, Any], annotations: Mapping[str, str | None]) -> Snapshot:
+        return self.snapshot(await self._kube.update(self._path, self._merged(body, annotations)))
 
     def _merged(self, body: Mapping[str, Any], annotations: Mapping[str, str | None]) -> dict[str, Any]:
         """Return `body` with the group's label and these annotations set, and those that are `None` gone."""
@@ -162,34 +191,129 @@ class EndpointsLock:
     async def watch(self, version: int, seconds: int) -> AsyncIterator[AsyncIterator[LockEvent]]:
         """See `Lock.watch`."""
         async with self._kube.watch(self._collection, name=self._election, version=version, seconds=seconds) as events:
-            yield _lock_events(events)
+            yield self._lock_events(events)
+
+    async def _lock_events(self, events: AsyncIterator[WatchEvent]) -> AsyncIterator[LockEvent]:
+        async for event in events:
+            match event.kind:
+                case "ADDED" | "MODIFIED":
+                    yield Changed(self.snapshot(event.body))
+                case "DELETED":
+                    yield Deleted(_version(event.body))
+                case "BOOKMARK":
+                    yield Bookmark(_version(event.body))
 
 
-async def _lock_events(events: AsyncIterator[WatchEvent]) -> AsyncIterator[LockEvent]:
-    async for event in events:
-        match event.kind:
-            case "ADDED" | "MODIFIED":
-                yield Changed(_snapshot(event.body))
-            case "DELETED":
-                yield Deleted(_version(event.body))
-            case "BOOKMARK":
-                yield Bookmark(_version(event.body))
+class EndpointsLock(_ObjectLock):
+    """The stock image's lock: two annotations on an Endpoints object, which may be a Service's own."""
+
+    resource = "endpoints"
+    api_version = "v1"
+    kind = "Endpoints"
+
+    def snapshot(self, body: Mapping[str, Any]) -> Snapshot:
+        """See `_ObjectLock.snapshot`."""
+        text = _annotations_of(body).get(RECORD_ANNOTATION)
+        return _snapshot(body, text, None if text is None else parse_record(text))
+
+    def _annotations(self, record: Record) -> Mapping[str, str]:
+        return {RECORD_ANNOTATION: record.encode()}
+
+    def _content(self, _body: Mapping[str, Any], _record: Record) -> Mapping[str, Any]:
+        return {}
 
 
-def _snapshot(body: Mapping[str, Any]) -> Snapshot:
-    annotations, labels = (_metadata(body).get(key) or {} for key in ("annotations", "labels"))
-    if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
-        raise ApiError("the lock object's annotations are not strings by name")
-    if not isinstance(labels, dict):
+class LeaseLock(_ObjectLock):
+    """client-go's lock of today: the spec of a Lease. The claim, and all the rest of ours, stand in annotations.
+
+    The record's text, by which changes are told, is what would stand in the annotation of an Endpoints object.
+    """
+
+    resource = "leases"
+    api_version = "coordination.k8s.io/v1"
+    kind = "Lease"
+
+    def snapshot(self, body: Mapping[str, Any]) -> Snapshot:
+        """See `_ObjectLock.snapshot`."""
+        return _snapshot(body, *record_of_lease(body.get("spec")))
+
+    def _annotations(self, _record: Record) -> Mapping[str, str]:
+        return {}
+
+    def _content(self, body: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+        written = {
+            "holderIdentity": record.holder,
+            "leaseDurationSeconds": record.lease_seconds,
+            "acquireTime": _with_microseconds(record.acquire_time),
+            "renewTime": _with_microseconds(record.renew_time),
+            "leaseTransitions": record.transitions,
+        }
+        spec = {**(body.get("spec") or {}), **written}
+        return {"spec": {key: value for key, value in spec.items() if value is not None}}
+
+
+def record_of_lease(spec: object) -> tuple[str | None, Record | UnreadableRecord | None]:
+    """Return the record in the spec of a Lease and its text, `None` when there is none. Raises `ApiError`.
+
+    A spec without a holder and without times is what a Lease has that nobody has held; a release has times.
+    """
+    if spec is None:
+        return None, None
+    if not isinstance(spec, dict):
+        raise ApiError("the lock object's spec is not an object")
+    holder, acquired, renewed = (spec.get(key) for key in ("holderIdentity", "acquireTime", "renewTime"))
+    if not holder and not acquired and not renewed:
+        return None, None
+    fields = {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": spec.get("leaseDurationSeconds"),
+        "acquireTime": _in_whole_seconds(acquired),
+        "renewTime": _in_whole_seconds(renewed),
+        "leaderTransitions": spec.get("leaseTransitions"),
+    }
+    record = parse_record(go_json(fields))
+    return record.encode() if isinstance(record, Record) else go_json(spec), record
+
+
+_MICRO_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z")
+"""Times of a Lease have six digits after the point (Kubernetes' `metav1.MicroTime`), times of a record mostly none."""
+
+
+def _in_whole_seconds(time: object) -> object:
+    """Return a time of a Lease as a record has it: what is written in whole seconds reads back as it was written."""
+    return f"{time.removesuffix('.000000Z')}Z" if isinstance(time, str) and time.endswith(".000000Z") else time
+
+
+def _with_microseconds(time: str) -> str | None:
+    """Return a time of a record as a Lease can hold it, `None` for whatever is no time in UTC."""
+    found = _MICRO_TIME.fullmatch(time)
+    if found is None:
+        return None
+    try:
+        datetime.fromisoformat(time)
+    except ValueError:
+        return None
+    return time if found[1] else f"{time.removesuffix('Z')}.000000Z"
+
+
+def _snapshot(body: Mapping[str, Any], text: str | None, record: Record | UnreadableRecord | None) -> Snapshot:
+    annotations = _annotations_of(body)
+    if not isinstance(_metadata(body).get("labels") or {}, dict):
         raise ApiError("the lock object's labels are not strings by name")
-    text = annotations.get(RECORD_ANNOTATION)
     return Snapshot(
         version=_version(body),
         text=text,
-        record=None if text is None else parse_record(text),
+        record=record,
         claim=parse_claim(annotations.get(CLAIM_ANNOTATION)),
         body=body,
     )
+
+
+def _annotations_of(body: Mapping[str, Any]) -> Mapping[str, str]:
+    annotations = _metadata(body).get("annotations") or {}
+    if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
+        raise ApiError("the lock object's annotations are not strings by name")
+    return annotations
 
 
 def _version(body: Mapping[str, Any]) -> int:

@@ -135,6 +135,8 @@ class Snapshot:
     record: Record | UnreadableRecord | None
     claim: Claim | None
     body: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    parts: tuple[int, ...] = ()
+    """Of a lock that is several objects, the resourceVersion of each; `version` is the greatest."""
 
     @property
     def holder(self) -> str:

@@ -21,6 +21,12 @@ _MEANWHILE = {
 }
 """What is done without a permission, by its RBAC verb."""
 
+_IN_A_ROLE = {
+    "leases": "'leases' of 'coordination.k8s.io'",
+    "endpoints and leases": "'endpoints' and on 'leases' of 'coordination.k8s.io'",
+}
+"""How a Role names what is not in the core API group."""
+
 
 class Troubles:
     """Says once what began to fail, and once that it is over, however often it failed in between.
@@ -30,7 +36,7 @@ class Troubles:
 
     def __init__(self, log: FilteringBoundLogger, *, resource: str, wall: Callable[[], float]) -> None:
         self._log = log
-        self._resource = resource
+        self._resource = _IN_A_ROLE.get(resource, repr(resource))
         self._wall = wall
         self._lasting: dict[str, dict[int | None, int]] = {}
         self.last = ""
@@ -45,7 +51,7 @@ class Troubles:
             return
         advice = ""
         if isinstance(error, ForbiddenError):
-            advice = f": see that the Role of this service account allows the verb {verb!r} on {self._resource!r}"
+            advice = f": see that the Role of this service account allows the verb {verb!r} on {self._resource}"
             if verb in _MEANWHILE:
                 advice += f"; {_MEANWHILE[verb]}"
         elif isinstance(error, UnauthorizedError):

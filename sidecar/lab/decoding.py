@@ -24,6 +24,7 @@ _METADATA: Final = (
     "ownerReferences",
     "finalizers",
 )
+_LEASE_SPEC: Final = ("holderIdentity", "leaseDurationSeconds", "acquireTime", "renewTime", "leaseTransitions")
 _STRINGS: Final = frozenset({"name", "generateName", "namespace", "uid", "resourceVersion"})
 _GO_TYPES: Final[dict[type, str]] = {bool: "bool", int: "number", float: "number", str: "string", list: "array"}
 
@@ -62,7 +63,10 @@ def decoded(resource: Resource, namespace: str, body: object) -> Object:
         if value is not None and value != []:
             decoded[name] = _copied(value)
     if resource.kind == "Lease":
-        _require_lease_types(resource, decoded.get("spec", {}))
+        spec = decoded.get("spec", {})
+        _require_lease_types(resource, spec)
+        # Without the feature gate CoordinatedLeaderElection the other two are dropped, as is what is unknown.
+        decoded["spec"] = {name: spec[name] for name in _LEASE_SPEC if spec.get(name) is not None}
     return decoded
 
 

@@ -25,9 +25,9 @@ from sidecar.kube import (
     WatchEvent,
 )
 from sidecar.lab import status
-from sidecar.lab.resources import ENDPOINTS, LEASES, PODS, Resource
+from sidecar.lab.resources import ENDPOINTS, EVENTS, LEASES, NODES, PODS, Resource
 from sidecar.lab.scenario import LATENCY
-from sidecar.lab.selectors import FieldSelector, LabelSelector, parse_label_selector
+from sidecar.lab.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -41,7 +41,7 @@ _HEARING: Final = 1.0
 """Seconds between two looks of a silent watch whether it may speak again."""
 
 _ROOTS: Final[dict[str, tuple[Resource, ...]]] = {
-    "/api/v1/": (ENDPOINTS, PODS),
+    "/api/v1/": (ENDPOINTS, PODS, EVENTS, NODES),
     "/apis/coordination.k8s.io/v1/": (LEASES,),
 }
 
@@ -140,12 +140,19 @@ class LabClient(KubeClient):
 
     async def list_metadata(self, path: str, *, label: str, cached: bool) -> Listing:
         """See `KubeClient.list_metadata`. A cache is behind by up to the way there: it shows what was on the way."""
+        found = await self.list_objects(path, label=label, cached=cached)
+        listing = Listing({"metadata": stored["metadata"]} for stored in found)
+        listing.version = found.version
+        return listing
+
+    async def list_objects(self, path: str, *, label: str, field: str = "", cached: bool) -> Listing:
+        """See `KubeClient.list_objects`, but for the cache as `list_metadata`."""
         resource, namespace, _ = _target(path)
-        selectors = (_label_selector(label), FieldSelector())
+        selectors = (_label_selector(label), parse_field_selector(field, resource))
 
         def listed() -> Listing:
             found = self._store.list_objects(resource, namespace, selectors=selectors)
-            listing = Listing({"metadata": stored["metadata"]} for stored in found.items)
+            listing = Listing(found.items)
             listing.version = found.version
             return listing
 

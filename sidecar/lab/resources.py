@@ -1,4 +1,4 @@
-"""The five resources that the embedded API server knows, and how each one bends the general rules."""
+"""The six resources that the embedded API server knows, and how each one bends the general rules."""
 
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -96,4 +96,6 @@ NAMESPACES: Final = Resource(
     selectable_fields=("status.phase",),
 )
 
-RESOURCES: Final = (ENDPOINTS, LEASES, PODS, EVENTS, NAMESPACES)
+NODES: Final = Resource("nodes", "Node", ("spec", "status"), namespaced=False)
+
+RESOURCES: Final = (ENDPOINTS, LEASES, PODS, EVENTS, NAMESPACES, NODES)

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.lab.resources import ENDPOINTS, EVENTS, LEASES, NAMESPACES, PODS, Object, Resource
+from sidecar.lab.resources import ENDPOINTS, EVENTS, LEASES, NAMESPACES, NODES, PODS, Object, Resource
 from sidecar.lab.selectors import FieldSelector, LabelSelector, parse_field_selector, parse_label_selector
 from sidecar.lab.status import ApiError, Cause, bad_request, invalid, method_not_allowed, no_such_path
 from sidecar.lab.store import Listing, WatchEvent
@@ -23,7 +23,7 @@ MAX_BODY_BYTES: Final = 3 * 1024 * 1024
 _DEPRECATED: Final = '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _PREFIXES: Final = {
-    ("api", "v1"): (ENDPOINTS, PODS, EVENTS, NAMESPACES),
+    ("api", "v1"): (ENDPOINTS, PODS, EVENTS, NAMESPACES, NODES),
     ("apis", "coordination.k8s.io", "v1"): (LEASES,),
 }
 

@@ -1,4 +1,4 @@
-"""What differs between resources: Leases, Pods, Events, Namespaces."""
+"""What differs between resources: Leases, Pods, Events, Namespaces, Nodes."""
 
 import secrets
 
@@ -104,6 +104,19 @@ async def test_a_lease_has_times_in_microseconds(api: Api, time: str) -> None:
     assert (status, reason) == (400, "BadRequest")
     known = 'Lease in version "v1" cannot be handled as a Lease: parsing time '
     assert message.startswith(f'{known}"{time}" as "2006-01-02T15:04:05.000000Z07:00"')
+
+
+async def test_what_a_lease_does_not_keep(api: Api) -> None:
+    """Empty fields, unknown ones and those of coordinated leader election are dropped; an empty holder is kept."""
+    sent = {**LEASE, "holderIdentity": "", "acquireTime": None, "strategy": "OldestEmulationVersion", "newer": 1}
+    created = await api.post(api.leases(), {"metadata": {"name": "x"}, "spec": sent})
+    assert created.status == 201
+    kept = {name: value for name, value in LEASE.items() if name != "acquireTime"} | {"holderIdentity": ""}
+    assert created.body["spec"] == kept
+    updated = await api.put(api.leases("x"), {**created.body, "spec": {**sent, "preferredHolder": "b"}})
+    assert updated.body["spec"] == kept
+    patched = await api.patch(api.leases("x"), {"spec": None})
+    assert patched.body["spec"] == {}
 
 
 async def test_a_lease_is_watched_listed_and_deleted(api: Api) -> None:
@@ -214,3 +227,36 @@ async def test_names_of_namespaces(api: Api, name: str, why: str) -> None:
     answer = await api.post("/api/v1/namespaces", {"metadata": {"name": name}})
     message = f'Namespace "{name}" is invalid: metadata.name: Invalid value: "{name}": {why}'
     assert answer.refusal() == (422, "Invalid", message)
+
+
+async def test_a_label_is_put_on_one_very_pod(api: Api) -> None:
+    """A patch that names the UID or the version of another state of a pod changes nothing, and says which it was."""
+    created = (await api.post(api.path("pods"), _pod("x"))).body["metadata"]
+    label = {"labels": {"role": "leader"}}
+    other = await api.patch(api.path("pods", "x"), {"metadata": {**label, "uid": "no"}})
+    assert other.refusal()[:2] == (422, "Invalid")
+    patched = await api.patch(api.path("pods", "x"), {"metadata": {**label, "uid": created["uid"]}})
+    assert (patched.status, patched.body["metadata"]["labels"]) == (200, {"role": "leader"})
+    stale = {"labels": {"role": None}, "uid": created["uid"], "resourceVersion": created["resourceVersion"]}
+    assert (await api.patch(api.path("pods", "x"), {"metadata": stale})).refusal()[:2] == (409, "Conflict")
+    assert (await api.get(api.path("pods"), {"labelSelector": "role=leader"})).names == ["x"]
+
+
+async def test_one_node_is_watched_from_the_present_on(api: Api) -> None:
+    """A watch from version 0 on one node shows it as it is, then every change; cordoning is one of `spec`."""
+    name = f"node-{secrets.token_hex(4)}"
+    path = f"/api/v1/nodes/{name}"
+    assert (await api.post("/api/v1/nodes", {"metadata": {"name": name}})).status == 201
+    try:
+        query = {"fieldSelector": f"metadata.name={name}", "resourceVersion": "0", "timeoutSeconds": "30"}
+        async with api.watch("/api/v1/nodes", query) as events:
+            first = await events.next()
+            assert (first["type"], first["object"]["metadata"]["name"]) == ("ADDED", name)
+            assert "unschedulable" not in first["object"].get("spec", {})
+            await api.patch(path, {"spec": {"unschedulable": True}})
+            second = await events.next()
+            while "unschedulable" not in second["object"]["spec"]:  # a cluster's controllers taint a node that is new
+                second = await events.next()
+            assert (second["type"], second["object"]["spec"]["unschedulable"]) == ("MODIFIED", True)
+    finally:
+        await api.delete(path)

@@ -28,11 +28,16 @@ class BuildError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One program: the file name that it gets, and the package that is built for it."""
+    """One program: the file name that it gets, and the package that is built for it.
+
+    `modfile` is what the module's `go.mod` is replaced with, and `tags` are the build tags; none where they are empty.
+    """
 
     name: str
     package: str
     ldflags: str = ""
+    modfile: str = ""
+    tags: str = ""
 
 
 def cache() -> Path:
@@ -44,7 +49,7 @@ def cache() -> Path:
 def digest(module: Path) -> str:
     """Eight hexadecimal digits that change with any file of the module."""
     content = hashlib.sha256()
-    for file in sorted(path for path in module.rglob("*") if path.suffix == ".go" or path.name in {"go.mod", "go.sum"}):
+    for file in sorted(path for path in module.rglob("*") if path.suffix in {".go", ".mod", ".sum"}):
         data = file.read_bytes()
         content.update(f"{file.relative_to(module)} {len(data)}\n".encode())
         content.update(data)
@@ -129,6 +134,8 @@ def _build(go: Path, program: Program, *, module: Path, target: Path) -> None:
         "-trimpath",
         "-ldflags",
         f"-s -w {program.ldflags}".strip(),
+        *([f"-modfile={program.modfile}"] if program.modfile else []),
+        *([f"-tags={program.tags}"] if program.tags else []),
         "-o",
         str(temporary),
         program.package,

@@ -1,6 +1,6 @@
 """Other leader electors to stand in one election with ours: found in the cache, or built.
 
-`python -m tests.testbed.peers` prints the path of the client-go elector.
+`python -m tests.testbed.peers` prints the paths of client-go's elector: that on Endpoints, and that on Leases.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ def clientgo() -> Path:
 
     A build takes about a minute with nothing cached; progress goes to stderr. Raises golang.BuildError.
     """
+    return _built(golang.Program(name="clientgo", package="."))
+
+
+def clientgo_lease() -> Path:
+    """Return the same on the Lease lock, made of today's client-go. Raises golang.BuildError."""
+    return _built(golang.Program(name="clientgo-lease", package=".", modfile="lease.mod", tags="lease"))
+
+
+def _built(program: golang.Program) -> Path:
     folder = golang.cache() / "peers" / golang.digest(CLIENTGO)
-    program = golang.Program(name="clientgo", package=".")
     golang.ensure([program], module=CLIENTGO, folder=folder, announce="(about a minute with nothing cached) ...")
     return folder / program.name
 
 
 def main() -> int:
-    """Print the path; status 1 and one line on stderr when the program cannot be had."""
+    """Print the paths; status 1 and one line on stderr when a program cannot be had."""
     try:
-        program = clientgo()
+        programs = [clientgo(), clientgo_lease()]
     except golang.BuildError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"{program}\n")
+    sys.stdout.writelines(f"{program}\n" for program in programs)
     return 0
 
 

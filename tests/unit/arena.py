@@ -19,19 +19,24 @@ import structlog
 from sidecar import kube
 from sidecar.candidate import Candidate
 from sidecar.election import Candidacy, Written
-from sidecar.group import EndpointsGroup
+from sidecar.group import EndpointsGroup, LeaseGroup, MixedGroup
 from sidecar.kube import ApiError
 from sidecar.lab.network import LabClient, Network, Request
-from sidecar.lab.resources import ENDPOINTS
+from sidecar.lab.resources import ENDPOINTS, LEASES
 from sidecar.lab.store import Store
 from sidecar.lab.virtualtime import EPOCH, PROCESS, VirtualClock, VirtualTimeLoop
-from sidecar.locks import EndpointsLock
+from sidecar.locks import EndpointsLock, LeaseLock
+from sidecar.pairlock import PairLock
 from sidecar.record import CLAIM_ANNOTATION, LEADING, RECORD_ANNOTATION, Record, parse_claim, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
+    from structlog.typing import FilteringBoundLogger
+
     from sidecar.election import Balance, Event, State, Write
+    from sidecar.group import Group
+    from sidecar.locks import Lock
     from sidecar.record import Claim
 
 TTL: Final = 10
@@ -40,6 +45,26 @@ RETRY: Final = TTL / 4
 TIMEOUT: Final = (DEADLINE - RETRY) / 2
 ELECTION: Final = "example"
 GROUP: Final = "default"
+
+
+def _lock(kind: str, client: LabClient, clock: VirtualClock, *, election: str, group: str) -> Lock:
+    """Return a lock of the kind that `ELECTION_LOCK` calls so."""
+    if kind == "endpointsleases":
+        return PairLock(client, namespace="default", election=election, group=group, timeout=TIMEOUT, clock=clock.now)
+    one = {"endpoints": EndpointsLock, "leases": LeaseLock}[kind]
+    return one(client, namespace="default", election=election, group=group)
+
+
+def _group(kind: str, client: LabClient, clock: VirtualClock, log: FilteringBoundLogger, *, mixed: bool) -> Group:
+    """Return the group for a lock of that kind; where all are Endpoints there is no other kind to ask for."""
+    endpoints, leases = (
+        of(client, namespace="default", group=GROUP, cluster=False, log=log, clock=clock.now)
+        for of in (EndpointsGroup, LeaseGroup)
+    )
+    if kind == "endpoints" and not mixed:
+        return endpoints
+    own, other = (leases, endpoints) if kind == "leases" else (endpoints, leases)
+    return MixedGroup(own, other, log=log, clock=clock.now)
 
 
 class CheckedCandidate(Candidate):
@@ -83,6 +108,8 @@ class Process:
     task: asyncio.Task[None]
     heard: set[int] = field(default_factory=set)
     """The versions that its writes made, as far as it was answered."""
+    lock: str = "endpoints"
+    """The kind of its lock, as `ELECTION_LOCK` calls it."""
 
     @property
     def ended(self) -> bool:
@@ -109,7 +136,7 @@ class Arena:
         """What every write of any lock object claimed, by version."""
         self.handovers = 0
         """Releases in favour of a named successor."""
-        self._commits = self.store.watch(ENDPOINTS, wake=self._see_commits)
+        self._commits = [self.store.watch(resource, wake=self._see_commits) for resource in (ENDPOINTS, LEASES)]
         self.broken: list[str] = []
         """What should never have happened, in words."""
 
@@ -124,8 +151,13 @@ class Arena:
         rate: float = 1.0,
         offset: float = 0.0,
         network: Network | None = None,
+        lock: str = "endpoints",
+        mixed: bool = False,
     ) -> Process:
-        """Start a process, which takes part until it is told to leave or is killed; on a node of its own by default."""
+        """Start a process, which takes part until it is told to leave or is killed; on a node of its own by default.
+
+        One of the Endpoints counts elections on Leases as well, where groups are `mixed`.
+        """
         name = f"{identity}-{len(self.requests)}-{len(self._tasks)}"
         node = node or f"node-{identity}"
         network = network or Network()
@@ -149,10 +181,8 @@ class Arena:
                 retry_period=RETRY,
                 balance=balance,
             ),
-            EndpointsLock(client, namespace="default", election=election, group=GROUP if balance else ""),
-            group=EndpointsGroup(client, namespace="default", group=GROUP, cluster=False, log=log, clock=clock.now)
-            if balance
-            else None,
+            _lock(lock, client, clock, election=election, group=GROUP if balance else ""),
+            group=_group(lock, client, clock, log, mixed=mixed) if balance else None,
             clock=clock,
             random=Random(self.random.random()),  # noqa: S311 - plays, protects nothing
             request_timeout=TIMEOUT,
@@ -160,7 +190,9 @@ class Arena:
         )
         candidate.arena = self
         task = asyncio.create_task(take_part(), name=name)
-        process = candidate.process = Process(name, identity, election, node, candidate, clock, network, task)
+        process = candidate.process = Process(
+            name, identity, election, node, candidate, clock, network, task, lock=lock
+        )
         self.processes.append(process)
         self._tasks.append(task)
         return process
@@ -245,7 +277,7 @@ class Arena:
 
     def _see_commits(self) -> None:
         """Take note of every write, as it is applied."""
-        for event in self._commits.take():
+        for event in [event for commits in self._commits for event in commits.take()]:
             metadata = event.object["metadata"]
             annotations = metadata.get("annotations") or {}
             claim = parse_claim(annotations.get(CLAIM_ANNOTATION))

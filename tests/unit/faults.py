@@ -118,4 +118,5 @@ def start_again(arena: Arena, process: Process, random: Random, *, same_pod: boo
         rate=random.uniform(0.9, 1.3),
         offset=random.uniform(0, 1e6),
         network=fresh,
+        lock=process.lock,
     )

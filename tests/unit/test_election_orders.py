@@ -86,6 +86,17 @@ def test_does_not_bid_while_it_abstains() -> None:
     assert "the main container is not healthy" in wait.why
 
 
+def test_polls_while_it_abstains() -> None:
+    """Where no watch shows it, who leads by now has to be asked for, and is told."""
+    player = Player()
+    player.happens(UNHEALTHY)
+    player.reads(None)
+    assert [*player.waits()][-1] <= 1.5 * RETRY
+    assert isinstance(player.actions[-1], Read)
+    player.happens(Fetched(held(5), player.now))
+    assert player.names == "b"
+
+
 def test_bids_once_it_stands_again() -> None:
     """The vacancy is looked at once more, and then taken."""
     player = Player()

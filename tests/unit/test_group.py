@@ -160,7 +160,7 @@ async def test_where_the_cluster_may_not_be_listed_the_namespace_is() -> None:
         for now in (0.0, 1.0, DENIAL_SECONDS - 1):  # noqa: B007 - the clock reads it
             assert await group.locks(cached=True) == [A]
         assert [call.method_name for call in logger.calls] == ["warning"]
-        assert "namespace only" in logger.calls[0].kwargs["event"]
+        assert "only those in the namespace" in logger.calls[0].kwargs["event"]
         now = DENIAL_SECONDS
         await group.locks(cached=True)
     paths = [asked.target.partition("?")[0] for asked in server.asked]

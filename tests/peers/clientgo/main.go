@@ -1,13 +1,15 @@
-// A leader elector made of client-go alone, on the Endpoints lock: a peer for mixed elections and for measurements.
+// A leader elector made of client-go alone: a peer for mixed elections and for measurements.
 //
 // It takes the flags of the stock image and answers GET / as that image does. The lease timing is the stock image's too:
-// renew deadline ttl/2, retry period ttl/4. client-go v0.26 is the last version that has the Endpoints lock.
+// renew deadline ttl/2, retry period ttl/4.
+//
+// It is built twice. go.mod has client-go v0.26, the last version that has the Endpoints lock; lease.mod, with the build
+// tag `lease`, has today's version, which has Leases only.
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"log"
 	"net/http"
@@ -20,7 +22,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 func main() {
@@ -44,7 +45,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	lock, err := endpointsLock(kubernetes.NewForConfigOrDie(config), *namespace, *election, *id)
+	lock, err := newLock(kubernetes.NewForConfigOrDie(config), *namespace, *election, *id)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -72,20 +73,6 @@ func main() {
 			},
 		})
 	}
-}
-
-// endpointsLock takes the Endpoints half out of client-go's lock for migrations, the only place where it is still reachable.
-func endpointsLock(client kubernetes.Interface, namespace, name, identity string) (resourcelock.Interface, error) {
-	both, err := resourcelock.New(resourcelock.EndpointsLeasesResourceLock, namespace, name,
-		client.CoreV1(), client.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: identity})
-	if err != nil {
-		return nil, err
-	}
-	multi, ok := both.(*resourcelock.MultiLock)
-	if !ok {
-		return nil, errors.New("client-go has no Endpoints lock in this version")
-	}
-	return multi.Primary, nil
 }
 
 func serve(address string, leader *atomic.Value) {

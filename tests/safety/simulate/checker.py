@@ -31,15 +31,23 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from sidecar.record import CLAIM_ANNOTATION, LEADING, RECORD_ANNOTATION, Record, parse_claim, parse_record
+from sidecar.record import LEADING, Record
 from tests.safety.history import Served, judge
 from tests.safety.simulate.faultyserver import HAND
-from tests.safety.simulate.plan import STOCK
+from tests.safety.simulate.lockobjects import claim_in, record_in
+from tests.safety.simulate.plan import ENDPOINTS, LEASES, PAIR, STOCK
 
 if TYPE_CHECKING:
     from sidecar.lab.store import WatchEvent
     from sidecar.record import Claim
     from tests.safety.simulate.stage import Process, Stage
+
+KINDS: Final = {
+    ENDPOINTS: frozenset({"Endpoints"}),
+    PAIR: frozenset({"Endpoints", "Lease"}),
+    LEASES: frozenset({"Lease"}),
+}
+"""The objects that a candidate with a lock of this kind holds while it leads."""
 
 EMPTYING: Final = frozenset({"delete", "strip", "release"})
 """The edits after which there is no record to wait for."""
@@ -50,6 +58,8 @@ class Written:
     """A change of a lock object's record or claim."""
 
     version: int
+    kind: str
+    """Of the lock object: `Endpoints` or `Lease`."""
     at: float
     sender: str
     """The process that wrote it, or `HAND`."""
@@ -122,7 +132,7 @@ class Checker:
         name = event.object["metadata"]["name"]
         election = self._elections[name]
         written = _written(sender, self.edit if sender == HAND else "", self._stage.loop.time(), event)
-        last = election.written[-1] if election.written else None
+        last = next((each for each in reversed(election.written) if each.kind == written.kind), None)
         if last is not None and (last.text, last.claim) == (written.text, written.claim):
             return
         election.written.append(written)
@@ -132,10 +142,10 @@ class Checker:
             process = self._stage.processes[sender]
             emptied = not written.holder
             if process.participant.kind != STOCK:
-                self._look_at_deposed(election, process)
+                self._look_at_deposed(election, process, written.kind)
             elif written.holder:
                 election.stock = written
-        if emptied:
+        if emptied and written.kind == "Endpoints":
             election.stock = None
         self._look_at(name, election)
 
@@ -224,9 +234,11 @@ class Checker:
         if told != leading if leading else (status.role == "leading" or status.fencing_token is not None):
             self.violated(f"{process.name} {'leads' if leading else 'does not lead'}, and its status says {told}")
 
-    def _look_at_deposed(self, election: _Election, writer: Process) -> None:
+    def _look_at_deposed(self, election: _Election, writer: Process, kind: str) -> None:
         """See that nobody takes the lock from somebody else of ours who leads, by a write that is applied now."""
         for process in election.leading:
+            if kind not in KINDS[process.lock]:
+                continue
             if process is not writer and self._answers(process) and process.candidate is not None:
                 is_deposed = self._unheard_edit(election, process, since=_token(process)) is not None
                 if process.candidate.is_leading() and not is_deposed:
@@ -312,17 +324,16 @@ def _token(process: Process) -> int:
 
 
 def _written(sender: str, edit: str, at: float, event: WatchEvent) -> Written:
-    metadata = event.object["metadata"]
-    annotations = {} if event.type == "DELETED" else metadata.get("annotations") or {}
-    text = annotations.get(RECORD_ANNOTATION)
-    record = parse_record(text) if text is not None else None
+    body = event.object
+    text, record = (None, None) if event.type == "DELETED" else record_in(body)
     return Written(
-        version=int(metadata["resourceVersion"]),
+        version=int(body["metadata"]["resourceVersion"]),
+        kind=body["kind"],
         at=at,
         sender=sender,
         edit=edit,
         text=text,
         holder=record.holder if isinstance(record, Record) else "",
         lease=record.lease_seconds if isinstance(record, Record) else 0,
-        claim=parse_claim(annotations.get(CLAIM_ANNOTATION)),
+        claim=None if event.type == "DELETED" else claim_in(body),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.lab import rest
 from sidecar.lab.apiserver import DropConnection, EmbeddedAPIServer
-from sidecar.lab.resources import ENDPOINTS
+from sidecar.lab.resources import ENDPOINTS, LEASES
 from sidecar.lab.status import ApiError, conflict
 from sidecar.lab.virtualtime import EPOCH
 from tests.safety.simulate.connections import ConnectedLoop
@@ -56,7 +56,7 @@ class Treatment:
 class FaultyAPIServer(EmbeddedAPIServer):
     """An embedded API server for a `ConnectedLoop`, by its clock and by random numbers of its own.
 
-    `told` hears of every request and its answer, in words; `committed` of every change of an Endpoints object.
+    `told` hears of every request and its answer, in words; `committed` of every change of a lock object.
     """
 
     def __init__(self, seed: int, *, told: Callable[[str], None], committed: Callable[[str, WatchEvent], None]) -> None:
@@ -80,7 +80,7 @@ class FaultyAPIServer(EmbeddedAPIServer):
         self._late: set[asyncio.Task[Any]] = set()
         self.before_request = self._treat
         self.before_answer = self._lose
-        self._commits = self.store.watch(ENDPOINTS, wake=self._commit)
+        self._commits = [self.store.watch(resource, wake=self._commit) for resource in (ENDPOINTS, LEASES)]
 
     async def _listen(self, runner: web.AppRunner) -> int:
         self._loop.accept = runner.server
@@ -100,8 +100,9 @@ class FaultyAPIServer(EmbeddedAPIServer):
 
     def _commit(self) -> None:
         self._versions.append((self._loop.time(), self.store.version))
-        for event in self._commits.take():
-            self._committed(_SENDER.get(), event)
+        for commits in self._commits:
+            for event in commits.take():
+                self._committed(_SENDER.get(), event)
 
     # -- Before a request is handled --
 

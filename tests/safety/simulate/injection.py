@@ -9,12 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from sidecar.lab import resources
 from sidecar.lab.resources import ENDPOINTS
 from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, STEP_DOWN_ANNOTATION, step_down_request
 from sidecar.registration import REGISTRATION_PREFIX
 from tests.safety.simulate.connections import LATENCY
 from tests.safety.simulate.faultyserver import Treatment
-from tests.safety.simulate.plan import NODES, STOCK
+from tests.safety.simulate.plan import LEASES, NODES, STOCK
 from tests.safety.simulate.stage import NAMESPACE, Forbidden, LinkFault
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tests.safety.simulate.connections import Link, Way
     from tests.safety.simulate.plan import Fault, Participant
     from tests.safety.simulate.stage import Process, Stage
+
+RESOURCES_BY_KIND: Final = {resource.kind: resource for resource in (ENDPOINTS, resources.LEASES)}
 
 Undo: TypeAlias = Callable[[], None]
 """Puts a fault right."""
@@ -160,6 +163,9 @@ def _impostor(stage: Stage, fault: Fault, _meets: object, hit: list[Process]) ->
 def _as_stock(stage: Stage, process: Process) -> Participant:
     """Return a stock peer in the place of a process; it waits its own ttl, so that has to be the election's longest."""
     rivals = [each for each in stage.plan.participants if each.election == process.election]
+    if any(LEASES in each.locks for each in rivals):
+        # Where it would elect beside those who know nothing but Leases.
+        return process.participant
     return replace(process.participant, kind=STOCK, ttl=max(each.ttl for each in rivals))
 
 
@@ -363,7 +369,8 @@ def _edited(stage: Stage, election: str, edit: str, annotations: Mapping[str, st
 
 def _put(stage: Stage, lock: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
     body = {**lock, "metadata": {**lock["metadata"], **changed}}
-    stage.server.store.update(ENDPOINTS, NAMESPACE, lock["metadata"]["name"], body)
+    kind = RESOURCES_BY_KIND[body["kind"]]
+    stage.server.store.update(kind, NAMESPACE, lock["metadata"]["name"], body)
 
 
 def _writers(stage: Stage, fault: Fault, _meets: object, _hit: object) -> Undo:

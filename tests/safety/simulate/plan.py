@@ -25,6 +25,12 @@ OURS, STOCK = "ours", "stock"
 FULL, BACKOFF, OFF = "full", "backoff", "off"
 """How a candidate minds nodes: hand-overs and back-off, back-off alone, or not at all."""
 
+ENDPOINTS, PAIR, LEASES = "endpoints", "endpointsleases", "leases"
+"""What a candidate's lock is, as `ELECTION_LOCK` says it."""
+
+MIXES: Final = ((ENDPOINTS,), (ENDPOINTS, PAIR), (PAIR,), (PAIR, LEASES), (LEASES,))
+"""Which locks there may be in one election: what a fleet goes through on its way from Endpoints to Leases."""
+
 ELECTIONS: Final = ("red", "green", "blue")
 NODES: Final = ("n1", "n2", "n3", "n4")
 TTLS: Final = (4, 6, 10, 15)
@@ -49,10 +55,14 @@ class Participant:
     releases_on_exit: bool = True
     release_delay: float = 0.0
     """Seconds for which it keeps the lock after it was told to leave."""
+    locks: tuple[str, ...] = (ENDPOINTS,)
+    """The lock of its first pod, of the second one, and so on, and again from the beginning."""
 
     def __str__(self) -> str:
         what = "stock peer" if self.kind == STOCK else f"balance {self.balance}"
         told = f"{self.identity} in {self.election} on {self.node}: {what}, ttl {self.ttl} s, clock x{self.rate:g}"
+        if self.locks != (ENDPOINTS,):
+            told += f", locks {' then '.join(self.locks)}"
         if not self.releases_on_exit:
             told += ", releases nothing"
         elif self.release_delay:
@@ -122,13 +132,16 @@ def draw(seed: int) -> Plan:
     """Return the plan of a seed."""
     random = Random(f"plan/{seed}")  # noqa: S311 - plays, protects nothing
     ttl = random.choice(TTLS)
-    participants = _draw_participants(random, ttl)
+    participants = _draw_locks(seed, _draw_participants(random, ttl))
     ttl = max(participant.ttl for participant in participants)
     ends_at = ttl * random.uniform(3.0, 5.0)
     faults: list[Fault] = []
     for _ in range(random.randint(1, 6)):
         at = random.uniform(0.0, ends_at - ttl)
         faults += _draw_fault(random, participants, at, ttl)
+    # What a hand may do to one lock object is told by that; what it would have to do to two is another matter.
+    migrating = {each.election for each in participants if each.locks != (ENDPOINTS,)}
+    faults = [fault for fault in faults if fault.kind != "hand edit" or migrating.isdisjoint(fault.targets)]
     return Plan(
         seed=seed,
         participants=participants,
@@ -169,6 +182,21 @@ def _draw_participants(random: Random, ttl: int) -> tuple[Participant, ...]:
                 )
             )
     return tuple(participants)
+
+
+def _draw_locks(seed: int, participants: tuple[Participant, ...]) -> tuple[Participant, ...]:
+    """Have some elections in the middle of a migration, or behind it; a stock peer knows nothing but Endpoints."""
+    random = Random(f"locks/{seed}")  # noqa: S311 - plays, protects nothing
+    mixes = {}
+    for election in dict.fromkeys(each.election for each in participants):
+        stock = any(each.kind == STOCK for each in participants if each.election == election)
+        mixes[election] = random.choices(MIXES, [8, 3, 2, 0, 0] if stock else [8, 3, 2, 3, 2])[0]
+    drawn = []
+    for each in participants:
+        mix = mixes[each.election]
+        first = random.randrange(len(mix))
+        drawn.append(each if each.kind == STOCK else replace(each, locks=mix[first:] + mix[:first]))
+    return tuple(drawn)
 
 
 def _draw_balance(random: Random, fleet: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
-from sidecar import candidate, election, locks
+from sidecar import candidate, election, locks, pairlock
 from sidecar.election import Deleted, State, Written
 from sidecar.record import RECORD_ANNOTATION, Record, Snapshot
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.candidate import Candidate
     from sidecar.election import Event, Moment, Write
     from sidecar.locks import EndpointsLock
+    from sidecar.pairlock import PairLock
     from sidecar.record import Claim
 
     Planted = AbstractContextManager[object]
@@ -84,15 +85,15 @@ def _blind_release() -> Planted:
             changed["metadata"].pop("resourceVersion", None)
         return changed
 
-    apply = election._told
+    ordered = election._ordered
 
-    def unread(state: State, event: Any, moment: Moment) -> State:  # noqa: ANN401 - as the real one's union
-        after = apply(state, event, moment)
-        return replace(after, must_read=False) if isinstance(event, election.Leaving) else after
+    def unread(state: State, order: Any, moment: Moment) -> State:  # noqa: ANN401 - as the real one's union
+        after = ordered(state, order, moment)
+        return replace(after, must_read=False) if isinstance(order, election.Leaving) else after
 
     stack = ExitStack()
     stack.enter_context(mock.patch.object(locks.EndpointsLock, "_merged", unconditional))
-    stack.enter_context(mock.patch.object(election, "_told", unread))
+    stack.enter_context(mock.patch.object(election, "_ordered", unread))
     return stack
 
 
@@ -190,6 +191,31 @@ def _claim_of_anybody() -> Planted:
     return mock.patch.object(Snapshot, "valid_claim", property(valid))
 
 
+def _half_of_a_pair(which: int) -> Callable[[], Planted]:
+    """Make a candidate of the pair lead by one of the two objects, and let the other one be."""
+
+    def planted() -> Planted:
+        async def write(
+            self: PairLock,
+            base: Snapshot | None,
+            record: Record,
+            claim: Claim | None,
+            others: Mapping[str, str | None],
+        ) -> Snapshot:
+            place = self._places[which]
+            marked = {**others, locks.PAIR_ANNOTATION: record.encode()}
+            return await place.lock.write(self._based_on(base)[which], record, claim, marked)
+
+        return mock.patch.object(pairlock.PairLock, "write", write)
+
+    return planted
+
+
+def _second_half_by_force() -> Planted:
+    """Whoever holds the Endpoints overwrites the Lease, whatever has become of that."""
+    return mock.patch.object(pairlock, "_says_the_same", return_value=True)
+
+
 PLANTED: Final[Mapping[str, Callable[[], Any]]] = {
     "leadership judged by a timer": _judged_by_a_timer,
     "validity from the answer": _validity_from_the_answer,
@@ -204,4 +230,7 @@ PLANTED: Final[Mapping[str, Callable[[], Any]]] = {
     "stale fencing token": _stale_token,
     "unconditional writes": _unconditional_take_over,
     "claim of anybody": _claim_of_anybody,
+    "the pair without its Lease": _half_of_a_pair(0),
+    "the pair without its Endpoints": _half_of_a_pair(1),
+    "second half by force": _second_half_by_force,
 }

@@ -15,26 +15,32 @@ from kubernetes_asyncio.client import Configuration
 
 from sidecar.candidate import Candidate
 from sidecar.election import Balance, Candidacy
-from sidecar.group import EndpointsGroup
+from sidecar.group import EndpointsGroup, LeaseGroup, MixedGroup
 from sidecar.kube import ApiError, KubeClient
+from sidecar.lab import resources
 from sidecar.lab.access import User, rule
-from sidecar.lab.resources import ENDPOINTS
 from sidecar.lab.status import ApiError as NoSuchObject
 from sidecar.lab.virtualtime import PROCESS, VirtualClock
-from sidecar.locks import EndpointsLock
-from sidecar.record import RECORD_ANNOTATION, Record, parse_record
+from sidecar.locks import EndpointsLock, LeaseLock
+from sidecar.pairlock import PairLock
+from sidecar.record import Record
 from sidecar.settings import MAX_REQUEST_TIMEOUT
+from tests.safety.simulate import plan
 from tests.safety.simulate.checker import Checker
 from tests.safety.simulate.connections import ConnectedLoop, Link
 from tests.safety.simulate.faultyserver import PORT, FaultyAPIServer
+from tests.safety.simulate.lockobjects import record_in
 from tests.safety.simulate.plan import BACKOFF, FULL, OFF, STOCK
 from tests.safety.simulate.stockpeer import StockPeer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
+    from structlog.typing import FilteringBoundLogger
+
     from sidecar.election import State
     from sidecar.lab.store import WatchEvent
+    from sidecar.locks import Lock
     from tests.safety.simulate.plan import Participant, Plan
 
 NAMESPACE: Final = "default"
@@ -45,6 +51,7 @@ FOR_EVER: Final = 1e9
 
 _BALANCES: Final = {FULL: Balance(), BACKOFF: Balance(rebalance=False), OFF: None}
 _VERBS: Final = frozenset({"get", "create", "update", "patch", "list", "watch"})
+_LOCKS: Final = ("endpoints", "leases.coordination.k8s.io")
 _STOCK_VERBS: Final = frozenset({"get", "create", "update"})
 
 _SECONDS_ASKED: Final = 0.25
@@ -77,6 +84,8 @@ class Process:
     task: asyncio.Task[None] | None = None
     context: Context = field(default_factory=Context)
     """The one that its task runs in."""
+    lock: str = plan.ENDPOINTS
+    """The kind of its lock, as `ELECTION_LOCK` says it."""
     token: str = ""
     load_takes: float = 0.0
     """Seconds that its credentials take to be loaded."""
@@ -104,23 +113,25 @@ class Process:
 class Stage:
     """Everything that takes part in playing a plan. What happens is told to `story`, line by line."""
 
-    def __init__(self, plan: Plan, story: list[str]) -> None:
+    def __init__(self, planned: Plan, story: list[str]) -> None:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, ConnectedLoop):
             raise TypeError("a plan is played in a ConnectedLoop")
         self.loop = loop
-        self.plan = plan
-        self.random = Random(f"stage/{plan.seed}")  # noqa: S311 - plays, protects nothing
+        self.plan = planned
+        self.random = Random(f"stage/{planned.seed}")  # noqa: S311 - plays, protects nothing
         self.story = story
         self.processes: dict[str, Process] = {}
         """All there ever were, by name."""
-        self.server = FaultyAPIServer(plan.seed, told=self.tell, committed=self._committed)
+        self.server = FaultyAPIServer(planned.seed, told=self.tell, committed=self._committed)
         self.checker = Checker(self)
         self.link_faults: dict[LinkFault, None] = {}
         self.forbidden: dict[Forbidden, None] = {}
         self.starting = 0
         """Processes that are to be started."""
         self._generations: Counter[str] = Counter()
+        self._locks: dict[str, str] = {}
+        """The kind of lock that each pod was made with."""
         self._down = 0
         self._forgets = False
         self._wanted_down, self._wanted_up = asyncio.Event(), asyncio.Event()
@@ -156,11 +167,16 @@ class Stage:
         """Start a process: of a new pod, unless `pod_uid` is one that there was."""
         self._generations[participant.identity] += 1
         name = f"{participant.identity}#{self._generations[participant.identity]}"
+        pod_uid = pod_uid or f"uid-{name}"
+        locks = participant.locks
+        # What a pod was made with stays, however often its container is started again.
+        lock = self._locks.setdefault(pod_uid, locks[(self._generations[participant.identity] - 1) % len(locks)])
         process = Process(
             name=name,
             participant=participant,
             node=node or participant.node,
-            pod_uid=pod_uid or f"uid-{name}",
+            pod_uid=pod_uid,
+            lock=lock,
             link=Link(name, self.plan.seed),
             clock=VirtualClock(
                 rate=participant.rate,
@@ -169,7 +185,7 @@ class Stage:
             ),
             token=f"token-of-{name}",
         )
-        self.tell(f"{name} starts on {process.node}, pod {process.pod_uid}")
+        self.tell(f"{name} starts on {process.node}, pod {process.pod_uid}, lock {process.lock}")
         self.processes[name] = process
         self.loop.links[name] = process.link
         for fault in self.link_faults:
@@ -244,12 +260,8 @@ class Stage:
                 releases_on_exit=participant.releases_on_exit,
                 release_delay=participant.release_delay,
             ),
-            EndpointsLock(kube, namespace=NAMESPACE, election=participant.election, group=GROUP if balance else ""),
-            group=EndpointsGroup(
-                kube, namespace=NAMESPACE, group=GROUP, cluster=False, log=log, clock=process.clock.now
-            )
-            if balance
-            else None,
+            self._lock_of(process, kube, group=GROUP if balance else ""),
+            group=self._group_of(process, kube, log) if balance else None,
             clock=process.clock,
             random=Random(f"{self.plan.seed}/{process.name}"),  # noqa: S311 - plays, protects nothing
             request_timeout=self._timeout(participant),
@@ -257,6 +269,24 @@ class Stage:
         )
         candidate.process, candidate.stage = process, self
         return candidate
+
+    def _lock_of(self, process: Process, kube: KubeClient, *, group: str) -> Lock:
+        where = {"namespace": NAMESPACE, "election": process.election, "group": group}
+        match process.lock:
+            case plan.LEASES:
+                return LeaseLock(kube, **where)
+            case plan.PAIR:
+                timeout = self._timeout(process.participant)
+                return PairLock(kube, **where, timeout=timeout, clock=process.clock.now)
+        return EndpointsLock(kube, **where)
+
+    @staticmethod
+    def _group_of(process: Process, kube: KubeClient, log: FilteringBoundLogger) -> MixedGroup:
+        clock = process.clock.now
+        endpoints = EndpointsGroup(kube, namespace=NAMESPACE, group=GROUP, cluster=False, log=log, clock=clock)
+        leases = LeaseGroup(kube, namespace=NAMESPACE, group=GROUP, cluster=False, log=log, clock=clock)
+        own, other = (leases, endpoints) if process.lock == plan.LEASES else (endpoints, leases)
+        return MixedGroup(own, other, log=log, clock=clock)
 
     def _logger(self, name: str) -> Any:  # noqa: ANN401 - structlog's own type for a bound logger that is wrapped
         def collect(_logger: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -312,7 +342,7 @@ class Stage:
         users = {}
         for process in self.processes.values():
             verbs = granted - {verb for one in self.forbidden if one.meets(process) for verb in one.verbs}
-            users[process.token] = User(process.identity, (rule(verbs, ("endpoints",)),))
+            users[process.token] = User(process.identity, (rule(verbs, _LOCKS),))
         self.server.users = users
 
     # -- The server --
@@ -348,17 +378,20 @@ class Stage:
     # -- The lock object --
 
     def lock(self, election: str) -> dict[str, Any] | None:
-        """Return the lock object, `None` when there is none."""
+        """Return the Endpoints of an election, or its Lease where nobody knows Endpoints; `None` for none."""
+        known = {lock for each in self.plan.participants if each.election == election for lock in each.locks}
+        kind = resources.LEASES if known == {plan.LEASES} else resources.ENDPOINTS
         try:
-            return self.server.store.get(ENDPOINTS, NAMESPACE, election)
+            return self.server.store.get(kind, NAMESPACE, election)
         except NoSuchObject:
             return None
 
     def record(self, election: str) -> Record | None:
         """Return the record in the lock object, `None` when there is none that can be read."""
         lock = self.lock(election)
-        text = (lock["metadata"].get("annotations") or {}).get(RECORD_ANNOTATION) if lock else None
-        record = parse_record(text) if text is not None else None
+        if lock is None:
+            return None
+        record = record_in(lock)[1]
         return record if isinstance(record, Record) else None
 
     # -- What happens --

@@ -129,7 +129,7 @@ def test_a_seed_takes_the_same_course_each_time(seed: int) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert told.stdout.splitlines() == first
     assert len(first) > 50
