@@ -54,8 +54,11 @@ ODD_PATHS = [
     "/leader/",
     "/healthz/x",
     "/Status",
-    "/metrics",
-    "/events",
+    "/metrics/",
+    "/events/",
+    "/Events",
+    "/release",
+    "/openapi.yaml",
     "/" + "a/" * 4000,
     "http://elsewhere.example/x",
 ]

@@ -1,7 +1,8 @@
 """Whoever can reach the port may send anything, as slowly or as much as they like: the election does not mind.
 
 A real process leads on an embedded API server while it is attacked. Its renewals go on before their deadline, a new
-client is answered, and neither memory nor descriptors grow beyond what connections may cost.
+client is answered, a new reader of `/events` is told the leader, and neither memory nor descriptors grow beyond what
+connections may cost.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import gzip
 import os
 import random
 import resource
-from contextlib import suppress
+import socket
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.stream import READER_LIMIT
 from sidecar.web import CONNECTION_LIMIT
-from tests.testbed.sidecar import Sidecar, Sidecars, until
+from tests.testbed.sidecar import ANSWER_SECONDS, Sidecar, Sidecars, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -27,15 +30,17 @@ if TYPE_CHECKING:
 
     Attack = Callable[[int], Awaitable[None]]
 
-TTL = "6s"
-RENEWALS = 3
-"""How many of them an attack lasts for; a term that was not renewed in time would have ended by then, and be told."""
+TTL, RETRY_PERIOD = "6s", "500ms"
+RENEWALS = 4
+"""How many of them an attack lasts for. Whoever is kept from them loses its term after 4 seconds, which is told."""
 
 OTHER_DESCRIPTORS = 40
 """Of a process, beside the connections to its port: the API server's, the log, the loop's own."""
 
 GROWTH_MIB = 48
 """What an attack may add to the memory of a process: 256 connections, and what waits in each of them."""
+
+FOLLOW = b"GET /events HTTP/1.1\r\nHost: x\r\n"
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
@@ -99,19 +104,17 @@ async def trickle(port: int) -> None:
     await crowd(port, 200, *(bytes([byte]) for byte in HEAD), b"X: y\r\n", every=0.05, again=True)
 
 
-async def announce(port: int) -> None:
-    """Bodies of ten gigabytes, of which little comes."""
-    await crowd(port, 100, HEAD + b"Content-Length: 10000000000\r\n\r\nabc")
-
-
 async def flood(port: int) -> None:
     """Bodies of ten gigabytes, sent as fast as possible."""
     await crowd(port, 4, HEAD + b"Content-Length: 10000000000\r\n\r\n", b"a" * 2**16, again=True)
 
 
-async def chunks(port: int) -> None:
-    """Bodies in chunks of a byte, without end."""
-    await crowd(port, 4, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 1000, again=True)
+async def bodies(port: int) -> None:
+    """Bodies of ten gigabytes, of which little comes, and bodies in chunks of a byte, without end."""
+    chunks = b"1\r\na\r\n" * 1000
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crowd(port, 100, HEAD + b"Content-Length: 10000000000\r\n\r\nabc"))
+        tasks.create_task(crowd(port, 4, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunks, again=True))
 
 
 async def bombs(port: int) -> None:
@@ -120,24 +123,21 @@ async def bombs(port: int) -> None:
     await crowd(port, 20, HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb, HEAD)
 
 
-async def headers(port: int) -> None:
-    """Heads of more lines than anybody needs."""
-    await crowd(port, 10, HEAD + b"X: y\r\n" * 100_000)
-
-
-async def header(port: int) -> None:
-    """Heads whose last line never ends."""
-    await crowd(port, 10, HEAD + b"X: ", b"y" * 2**16, again=True)
-
-
-async def urls(port: int) -> None:
-    """Request lines without end."""
-    await crowd(port, 10, b"GET /", b"a" * 2**16, again=True)
+async def heads(port: int) -> None:
+    """Heads of more lines than anybody needs, heads whose last line never ends, and request lines without end."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crowd(port, 10, HEAD + b"X: y\r\n" * 100_000))
+        tasks.create_task(crowd(port, 10, HEAD + b"X: ", b"y" * 2**16, again=True))
+        tasks.create_task(crowd(port, 10, b"GET /", b"a" * 2**16, again=True))
 
 
 async def pipeline(port: int) -> None:
-    """Requests without end, whose answers are never read."""
-    await crowd(port, 4, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 200, again=True)
+    """Requests without end, whose answers are never read: small ones, and large ones once no answer fits any more."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    large = HEAD + b"".join(b"X%d: %b\r\n" % (number, b"y" * 8000) for number in range(100)) + b"\r\n"
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crowd(port, 4, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 200, again=True))
+        tasks.create_task(crowd(port, 8, *[ask] * 110, large, every=0.002, again=True))
 
 
 async def garbage(port: int) -> None:
@@ -156,7 +156,47 @@ async def garbage(port: int) -> None:
             tasks.create_task(one())
 
 
-ATTACKS: list[Attack] = [idle, trickle, announce, flood, chunks, bombs, headers, header, urls, pipeline, garbage]
+async def listen(port: int, *, every: float = 0.0) -> None:
+    """Listen to events and take a byte of them `every` so many seconds, or none at all."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError), closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.settimeout(0)
+        await loop.sock_connect(connection, ("127.0.0.1", port))
+        await loop.sock_sendall(connection, FOLLOW + b"\r\n")
+        while every:
+            await loop.sock_recv(connection, 1)
+            await asyncio.sleep(every)
+        await asyncio.Event().wait()
+
+
+async def deaf(port: int) -> None:
+    """More readers of events than there may be; most of them never read, and some a byte now and then."""
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(READER_LIMIT + 100):
+            tasks.create_task(listen(port, every=0.0 if number % 10 else 0.2))
+
+
+async def babble(port: int) -> None:
+    """Readers of events who go on talking: bodies, large heads, and requests by the hundred."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crowd(port, 100, FOLLOW + b"\r\n", (FOLLOW + b"X: y\r\n" * 1000) * 5, every=0.2, again=True))
+        tasks.create_task(crowd(port, 4, FOLLOW + b"Content-Length: 10000000000\r\n\r\n", b"a" * 2**16, again=True))
+        tasks.create_task(crowd(port, 100, (FOLLOW + b"\r\n") * 200))
+
+
+async def knock(port: int) -> None:
+    """Readers of events who come and go."""
+    await asyncio.gather(*(_come_and_go(port) for _ in range(10)))
+
+
+async def _come_and_go(port: int) -> None:
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listen(port), 0.1)
+
+
+ATTACKS: list[Attack] = [idle, trickle, flood, bodies, bombs, heads, pipeline, garbage, deaf, babble, knock]
 
 
 # -- What must hold ----------------------------------------------------------------------------------------------------
@@ -173,10 +213,29 @@ def open_descriptors(sidecar: Sidecar) -> int:
     return len(list(Path(f"/proc/{sidecar.pid}/fd").iterdir()))
 
 
+async def is_told(sidecar: Sidecar) -> bool:
+    """Tell whether a new reader of events hears at once that this candidate leads."""
+    with suppress(OSError, EOFError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
+            try:
+                writer.write(FOLLOW + b"\r\n")
+                return b'"leading":true' in await reader.readuntil(b'"}\n\n')
+            finally:
+                writer.transport.abort()
+    return False
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_no_attack_disturbs_a_renewal(sidecars: Sidecars, embedded: EmbeddedForTests, attack: Attack) -> None:
     """The term goes on, renewed as ever; new clients are told the leader; memory and descriptors stay bounded."""
-    leader = sidecars.start(election="example", identity="a", ttl=TTL, kubeconfig=embedded.admin_kubeconfig)
+    leader = sidecars.start(
+        election="example",
+        identity="a",
+        ttl=TTL,
+        kubeconfig=embedded.admin_kubeconfig,
+        env={"ELECTION_RETRY_PERIOD": RETRY_PERIOD},
+    )
     await leader.leading()
     token = (await leader.status())["fencing_token"]
     memory, renewed = memory_mib(leader), embedded.server.requests["update", "endpoints"]
@@ -186,6 +245,7 @@ async def test_no_attack_disturbs_a_renewal(sidecars: Sidecars, embedded: Embedd
     try:
         while embedded.server.requests["update", "endpoints"] < renewed + RENEWALS:
             await leader.leading()
+            await until(lambda: is_told(leader), "a new reader is told the leader")
             most_memory = max(most_memory, memory_mib(leader))
             most_descriptors = max(most_descriptors, open_descriptors(leader))
             assert not attacking.done(), attacking
@@ -198,7 +258,7 @@ async def test_no_attack_disturbs_a_renewal(sidecars: Sidecars, embedded: Embedd
     assert (await leader.status())["fencing_token"] == token
     assert len(leader.logged("leading")) == 1
     assert most_memory < memory + GROWTH_MIB
-    assert most_descriptors <= CONNECTION_LIMIT + OTHER_DESCRIPTORS
+    assert most_descriptors <= CONNECTION_LIMIT + READER_LIMIT + OTHER_DESCRIPTORS
     await until(lambda: open_descriptors(leader) <= OTHER_DESCRIPTORS, "what the attack opened is closed")
     assert await leader.terminate() == 0
     assert leader.logged("the lock was released")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.client import HTTPConnection
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
@@ -16,11 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import load_all_checks
 
-from sidecar import web
-from tests.unit.test_web import STATUS, Told, application
+from sidecar import stream, web
+from tests.unit.test_web import STATUS, Told, application, election_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from aiohttp.web import Application
 
 
 DESCRIPTION: dict[str, Any] = json.loads(files("sidecar").joinpath("openapi.json").read_text(encoding="utf-8"))
@@ -92,28 +96,56 @@ def conforms(case: schemathesis.Case[Any], url: str, **request: Any) -> Any:  # 
 
 
 def operations() -> list[Any]:
-    """Return everything that is described."""
+    """Return everything that is described and has an end: all but `/events`."""
     schema: Any = schemathesis.openapi.from_dict(DESCRIPTION)
-    return [result.ok() for result in schema.get_all_operations()]
+    found = [result.ok() for result in schema.get_all_operations()]
+    return [operation for operation in found if operation.path != "/events"]
 
 
-def test_paths_are_the_routes() -> None:
-    """Every route is described and every path that is described has its route, method by method."""
+def routes_of(app: Application) -> set[tuple[str, str]]:
+    """Return the paths and methods that an application has routes for."""
     routes: set[tuple[str, str]] = set()
-    for route in application(Told()).router.routes():
+    for route in app.router.routes():
         assert route.resource is not None
         methods = METHODS if route.method == "*" else (route.method,)
         routes |= {(route.resource.canonical, method) for method in methods}
-    # What another route does not take, the last one does.
-    routes |= {("/", method) for method in METHODS}
-    paths = {
+    return routes
+
+
+def described(server: str = "") -> set[tuple[str, str]]:
+    """Return the paths and methods that are described; with `server` those alone that this kind of server has."""
+    return {
         (path, method)
         for path, item in DESCRIPTION["paths"].items()
         for method in map(str.upper, item)
         if method in METHODS
+        and (not server or any(server in one.get("description", "") for one in item.get("servers", [])))
     }
 
-    assert paths == routes
+
+def test_paths_are_the_routes() -> None:
+    """Every route is described and every path that is described has its route, method by method."""
+    # What another route does not take, the last one does.
+    routes = routes_of(application(Told())) | {("/", method) for method in METHODS}
+
+    assert described() == routes
+
+
+@pytest.mark.parametrize(
+    ("flags", "probes", "metrics"),
+    [
+        (["--probe-address"], True, False),
+        (["--metrics-address"], False, True),
+        (["--probe-address", "--metrics-address"], True, True),
+    ],
+)
+def test_paths_of_further_addresses_are_their_routes(flags: list[str], *, probes: bool, metrics: bool) -> None:
+    """The same for the further addresses, whose last route is that of whatever they do not answer."""
+    routes = routes_of(web.further(election_of(Told()), probes=probes, metrics=metrics))
+
+    unknown = {(path, method) for path, method in routes if path == "/{unknown}"}
+    assert unknown == {("/{unknown}", method) for method in METHODS}
+    assert routes - unknown == set().union(*map(described, flags))
 
 
 def test_what_it_says_of_limits() -> None:
@@ -122,6 +154,42 @@ def test_what_it_says_of_limits() -> None:
 
     assert f"for {web.IDLE_SECONDS:g} seconds is closed" in told
     assert f"once there are {web.CONNECTION_LIMIT}." in told
+    assert f"At a further address there may be {web.FURTHER_LIMIT}." in told
+    assert f"there may be {stream.READER_LIMIT}, and beyond that the oldest" in told
+    events = DESCRIPTION["paths"]["/events"]["get"]
+    assert f"for {stream.HEARTBEAT_SECONDS:g} seconds.\n" in events["description"]
+    assert f"takes nothing for {stream.BEHIND_SECONDS:g} seconds is" in events["description"]
+    assert f"up to the last {stream.REMEMBERED}, " in events["parameters"][0]["description"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_events_in_every_role_are_as_described(role: str) -> None:
+    """The stream begins with how the election stands, by the schema, and with no word of who tells it unless it leads.
+
+    The example in the description is one too.
+    """
+    roles = DESCRIPTION["components"]["schemas"]["Standing"]["properties"]["role"]["enum"]
+    content = DESCRIPTION["components"]["responses"]["Events"]["content"]
+    with served(candidate_in(role)) as url, closing(HTTPConnection(urlsplit(url).netloc, timeout=10)) as connection:
+        connection.request("GET", "/events")
+        answer = connection.getresponse()
+        lines = [answer.readline().decode() for _ in range(4)]
+
+    assert (answer.status, answer.headers["Content-Type"], answer.headers["Cache-Control"]) == (
+        200,
+        *content,
+        "no-store",
+    )
+    assert [line.partition(":")[0] for line in lines] == ["retry", "id", "data", "\n"]
+    told = json.loads(lines[2].removeprefix("data: "))
+    assert OWN_NAME not in "".join([*lines, *answer.headers.values()]) or role == "leading"
+    example = content["text/event-stream"]["example"]
+    shown = [json.loads(line.removeprefix("data: ")) for line in example.splitlines() if line.startswith("data: ")]
+    for one in (told, *shown):
+        _check_all_is_described(one, {"$ref": "#/components/schemas/Standing"})
+        assert isinstance(one["name"], str)
+        assert one["role"] in roles
+        assert one["leading"] is (one["role"] == "leading") is isinstance(one["fencing_token"], int)
 
 
 @pytest.mark.parametrize("role", ROLES)

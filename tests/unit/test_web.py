@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
-from sidecar import web
+from sidecar import stream, web
 from sidecar.balance import Census, Election
 from sidecar.candidate import Candidate, Status
 from sidecar.census import Taken
-from tests.testbed.sidecar import Answer, exchange
+from tests.testbed.sidecar import Answer, exchange, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp.web import Application, Request
 
@@ -46,6 +49,8 @@ STATUS = Status(
     ),
 )
 
+METRICS = b"# HELP leader_election_x Anything.\n# TYPE leader_election_x gauge\nleader_election_x 1\n"
+
 
 class Told:
     """A candidate that is in the state that it was told."""
@@ -56,6 +61,8 @@ class Told:
         self.ready = False
         self.alive = True
         self.told = STATUS
+        self.orders: list[str] = []
+        self._listeners: list[Callable[[], None]] = []
 
     def leader_name(self) -> str:
         """Return the name."""
@@ -77,13 +84,47 @@ class Told:
         """Return all of it."""
         return self.told
 
+    def step_down(self, why: str) -> bool:
+        """Take note of the order, and tell whether it led."""
+        self.orders.append(why)
+        return self.leading
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Keep a listener."""
+        self._listeners.append(listener)
+
+    def same_until(self) -> float:
+        """Never change by time alone."""
+        return math.inf
+
+    def change(self, *, leader: str, token: int | None = None, role: str = "following") -> None:
+        """Have the election stand otherwise, and tell whoever listens."""
+        self.name, self.leading = leader, token is not None
+        self.told = replace(self.told, leader=leader, fencing_token=token, role=role)
+        for listener in self._listeners:
+            listener()
+
+
+async def exposition() -> bytes:
+    """Return what `/metrics` says."""
+    return METRICS
+
+
+def election_of(candidate: Told) -> web.Election:
+    """Return the election of the candidate."""
+    return web.Election(
+        name="example",
+        namespace="default",
+        group="default",
+        candidate=cast("Candidate", candidate),
+        now=time.monotonic,
+        metrics=exposition,
+    )
+
 
 def application(candidate: Told) -> Application:
     """Return what answers for the candidate."""
-    election = web.Election(
-        name="example", namespace="default", group="default", candidate=cast("Candidate", candidate)
-    )
-    return web.application(election)
+    return web.application(election_of(candidate))
 
 
 @pytest.fixture
@@ -372,6 +413,60 @@ async def test_a_body_is_not_waited_for(candidate: Told, monkeypatch: pytest.Mon
     assert (answer.status, answer.body) == (200, b'{"name":""}')
 
 
+async def test_whoever_reads_no_answers_is_disconnected(candidate: Told) -> None:
+    """Of a client that does not read its answers little more is taken; whoever reads them may ask without end."""
+    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with web.connections(application(candidate)) as connect:
+        protocol, transport = connect(), Peer(("127.0.0.1", 1))
+        assert isinstance(protocol, asyncio.Protocol)
+        protocol.connection_made(transport)
+        for _ in range(2):
+            for _ in range(web.SENT_UNREAD // len(ask) - 1):
+                protocol.data_received(ask)
+                await asyncio.sleep(0)
+            protocol.pause_writing()
+            protocol.data_received(ask)
+            assert not transport.aborted
+            protocol.resume_writing()
+        protocol.pause_writing()
+        for _ in range(web.SENT_UNREAD // len(ask)):
+            protocol.data_received(ask)
+        assert not transport.aborted
+        protocol.data_received(ask)
+        assert transport.aborted
+        protocol.connection_lost(None)
+
+
+class Peer(asyncio.Transport):
+    """The server's end of a connection with somebody at this address, who takes everything at once."""
+
+    def __init__(self, address: object) -> None:
+        super().__init__({"peername": address})
+        self.sent = b""
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take it."""
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        """Never close."""
+        return False
+
+    def pause_reading(self) -> None:
+        """Send on."""
+
+    def resume_reading(self) -> None:
+        """Send on."""
+
+    def close(self) -> None:
+        """Stay open."""
+
+    def abort(self) -> None:
+        """Take note of it."""
+        self.aborted = True
+
+
 @pytest.mark.parametrize("expected", [b"100-continue", b"100-Continue", b"pod-1", b"", b"\xff\xfe", b"a\r\nExpect: b"])
 @pytest.mark.parametrize(
     ("request_line", "body"),
@@ -423,3 +518,340 @@ async def test_where_it_listens_is_told(candidate: Told) -> None:
 
     async with web.serving(application(candidate), "127.0.0.1", port) as again:
         assert again == [port]
+
+
+# -- /events -----------------------------------------------------------------------------------------------------------
+
+FOLLOW = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
+
+
+async def follow(port: int, *headers: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask for the events, and read the head of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(FOLLOW + b"".join(header + b"\r\n" for header in headers) + b"\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    return reader, writer
+
+
+async def an_event(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """Return the next event that is told in chunks, with its id."""
+    async with asyncio.timeout(10):
+        while True:
+            size = int(await reader.readline(), 16)
+            chunk = (await reader.readexactly(size + 2)).decode()
+            fields = dict(line.split(": ", 1) for line in chunk.splitlines() if ": " in line)
+            if "data" in fields:
+                return {"id": fields["id"], **json.loads(fields["data"])}
+
+
+async def test_events_are_told_in_chunks(candidate: Told) -> None:
+    """The head is that of an event stream, closed when it ends; then the present state and each change."""
+    candidate.change(leader="pod-2")
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(FOLLOW + b"\r\n")
+        head = Answer.parse(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10))
+        first = await an_event(reader)
+        candidate.change(leader="pod-1", token=4711, role="leading")
+        second = await an_event(reader)
+        back, other = await follow(port, b"Last-Event-ID: " + first["id"].encode())
+        missed = await an_event(back)
+        for one in (writer, other):
+            one.transport.abort()
+
+    assert {name: value for name, value in head.headers.items() if name != "date"} == {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store",
+        "transfer-encoding": "chunked",
+        "connection": "close",
+    }
+    start = first["id"].removesuffix("-1")
+    assert first == {
+        "id": f"{start}-1",
+        "name": "pod-2",
+        "leading": False,
+        "fencing_token": None,
+        "role": "following",
+    }
+    assert second == missed
+    assert second == {
+        "id": f"{start}-2",
+        "name": "pod-1",
+        "leading": True,
+        "fencing_token": 4711,
+        "role": "leading",
+    }
+
+
+async def test_two_processes_have_different_ids(candidate: Told) -> None:
+    """An id says of which process it is, so that another one does not take it for its own."""
+    ids = []
+    for _ in range(2):
+        async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+            reader, writer = await follow(port)
+            ids.append((await an_event(reader))["id"])
+            writer.transport.abort()
+
+    assert ids[0] != ids[1]
+
+
+async def test_events_for_an_old_client(candidate: Told) -> None:
+    """HTTP/1.0 knows no chunks: the events come as they are, until the connection is closed."""
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /events HTTP/1.0\r\n\r\n")
+        answer = Answer.parse(await asyncio.wait_for(reader.readuntil(b'"role":"leading"}\n\n'), 10))
+        writer.transport.abort()
+
+    assert answer.body.startswith(b"retry: 1000\nid: ")
+    assert "transfer-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "OPTIONS", "PROPFIND"])
+async def test_other_methods_on_events_are_told_the_name(candidate: Told, client: Client, method: str) -> None:
+    """Events are for GET alone, and HEAD with a stream that never ends is of no use to anybody."""
+    candidate.name = "pod-2"
+
+    answer = await client.request(method, "/events")
+
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert await answer.read() == (b"" if method == "HEAD" else b'{"name":"pod-2"}')
+
+
+async def test_the_end_of_the_server_ends_the_stream(candidate: Told) -> None:
+    """A reader gets the last event and the regular end of an answer in chunks."""
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await follow(port)
+        await an_event(reader)
+        candidate.change(leader="", role="releasing")
+
+    rest = await asyncio.wait_for(reader.read(), 10)
+    writer.transport.abort()
+    assert b'"role":"releasing"}\n\n' in rest
+    assert rest.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_readers_do_not_count_as_connections(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers stay however many other connections come, and the other way round; each kind has its own limit."""
+    monkeypatch.setattr(web, "CONNECTION_LIMIT", 5)
+    monkeypatch.setattr(stream, "READER_LIMIT", 20)
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        readers = [await follow(port) for _ in range(20)]
+        for reader, _ in readers:
+            await an_event(reader)
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+        for reader, _ in idle[:5]:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        candidate.change(leader="pod-3")
+        told = [(await an_event(reader))["name"] for reader, _ in readers]
+        readers.append(await follow(port))
+        with pytest.raises(asyncio.IncompleteReadError):
+            await asyncio.wait_for(readers[0][0].readuntil(b"never"), 10)
+        for _, writer in [*readers, *idle]:
+            writer.transport.abort()
+
+    assert told == ["pod-3"] * 20
+
+
+async def test_a_reader_that_goes_is_forgotten(candidate: Told) -> None:
+    """When the other end closes the connection, nothing of it is kept, whatever was sent over it before."""
+    app = application(candidate)
+    async with web.serving(app, "127.0.0.1", 0) as (port,):
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50, b"\0" * 100_000):
+            reader, writer = await follow(port)
+            await an_event(reader)
+            writer.write(sent)
+            await writer.drain()
+            assert len(app[web.STREAM]) == 1
+            writer.close()
+            await until(lambda: not len(app[web.STREAM]) and not app[web.READING], "it is forgotten")
+
+
+async def test_what_comes_after_the_request_is_dropped(candidate: Told) -> None:
+    """A body, other requests and anything else: the stream goes on, and nothing of it is answered or kept."""
+    async with web.serving(application(candidate), "127.0.0.1", 0) as (port,):
+        reader, writer = await follow(port, b"Content-Length: 10000000000")
+        await an_event(reader)
+        for number in range(50):
+            writer.write(b"GET /status HTTP/1.1\r\nX: " + b"y" * 2**16)
+            await asyncio.wait_for(writer.drain(), 10)
+            candidate.change(leader=f"pod-{number}")
+            assert (await an_event(reader))["name"] == f"pod-{number}"
+        writer.transport.abort()
+
+
+async def test_a_reader_that_does_not_read_is_dropped(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it is bounded, however much changes; it is disconnected, and the others are told everything."""
+    monkeypatch.setattr(stream, "BEHIND_SECONDS", 0.2)
+    monkeypatch.setattr(stream, "CATCH_UP_SECONDS", 0.05)
+    app = application(candidate)
+    async with web.serving(app, "127.0.0.1", 0) as (port,):
+        stuck = socket.socket()
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.connect(("127.0.0.1", port))
+        stuck.sendall(FOLLOW + b"\r\n")
+        reader, writer = await follow(port)
+        await an_event(reader)
+        await until(lambda: len(app[web.STREAM]) == 2, "both are told")
+        number = 0
+        async with asyncio.timeout(30):
+            while len(app[web.STREAM]) == 2:
+                number += 1
+                candidate.change(leader=f"pod-{number}-{'x' * 200}")
+                assert (await an_event(reader))["name"].startswith(f"pod-{number}-")
+                if number > 2000:
+                    await asyncio.sleep(0.01)
+        stuck.close()
+        writer.transport.abort()
+
+
+# -- /release, and where it may come from ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_release_steps_down(candidate: Told, client: Client, *, leads: bool) -> None:
+    """A POST from this pod has the candidate step down, and tells whether it led."""
+    candidate.leading = leads
+
+    answer = await client.post("/release", data=b"anything")
+
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert await answer.json() == {"released": leads}
+    assert candidate.orders == ["was asked to step down on port 4040"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_release_is_for_post_alone(candidate: Told, client: Client, method: str) -> None:
+    """Any other method is told the name, and nothing happens."""
+    candidate.name = "pod-2"
+
+    answer = await client.request(method, "/release")
+
+    assert answer.status == 200
+    assert await answer.read() == (b"" if method == "HEAD" else b'{"name":"pod-2"}')
+    assert candidate.orders == []
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:4040", "https://elsewhere.example", "null", ""])
+async def test_release_is_not_for_pages(candidate: Told, client: Client, origin: str) -> None:
+    """A browser on this machine may be led here by any page; it says so, and is refused."""
+    answer = await client.post("/release", headers={"Origin": origin})
+
+    assert (answer.status, await answer.text()) == (403, "only for programs in this pod\n")
+    assert candidate.orders == []
+
+
+async def test_release_is_not_for_others(candidate: Told) -> None:
+    """From an address that is not a loopback one it is refused, over IPv4 and IPv6, whoever it claims to be."""
+    addresses = _own_addresses()
+    if not addresses:
+        pytest.skip("this machine has no other address than loopback ones")
+    forged = b"X-Forwarded-For: 127.0.0.1\r\nForwarded: for=127.0.0.1\r\nHost: localhost\r\n"
+    async with web.serving(application(candidate), None, 0) as (port,):
+        for address in addresses:
+            sent = b"POST /release HTTP/1.1\r\n" + forged + b"Connection: close\r\n\r\n"
+            assert Answer.parse(await exchange(address, port, sent)).status == 403
+        assert candidate.orders == []
+        for address in ("127.0.0.1", "127.8.9.10", *(["::1"] if socket.has_dualstack_ipv6() else [])):
+            assert Answer.parse(await exchange(address, port, sent)).status == 200
+    assert candidate.orders
+
+
+def _own_addresses() -> list[str]:
+    """Return the addresses of this machine from which it would talk to somebody else."""
+    found = []
+    for family, elsewhere in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.connect((elsewhere, 9))
+            found.append(str(probe.getsockname()[0]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("peer", "near"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.255.0.9", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("::ffff:10.0.0.1", 1, 0, 0), False),
+        (("::127.0.0.1", 1, 0, 0), False),
+        (("fe80::1%eth0", 1, 0, 2), False),
+        (("128.0.0.1", 1), False),
+        (("10.0.0.1", 1), False),
+        (("::", 1, 0, 0), False),
+        ("", False),
+        (None, False),
+    ],
+)
+async def test_what_comes_from_this_pod(candidate: Told, peer: object, *, near: bool) -> None:
+    """Whoever is at a loopback address, in whatever form it is told, is in this pod; nobody else is."""
+    async with web.connections(application(candidate)) as connect:
+        protocol, transport = connect(), Peer(peer)
+        assert isinstance(protocol, asyncio.Protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(b"POST /release HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await until(lambda: transport.sent, "it is answered")
+        protocol.connection_lost(None)
+
+    assert transport.sent.startswith(b"HTTP/1.1 200 " if near else b"HTTP/1.1 403 ")
+    assert bool(candidate.orders) is near
+
+
+# -- /metrics, /openapi.json and the further addresses -----------------------------------------------------------------
+
+
+async def test_metrics_and_the_description(client: Client) -> None:
+    """`/metrics` is Prometheus' text in the type that says so; `/openapi.json` is the file, to the byte."""
+    metrics, description = await client.get("/metrics"), await client.get("/openapi.json")
+
+    assert (metrics.status, await metrics.read()) == (200, METRICS)
+    assert metrics.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert description.content_type == "application/json"
+    assert await description.read() == Path(web.__file__).with_name("openapi.json").read_bytes()
+
+
+@pytest.mark.parametrize(("probes", "metrics"), [(True, False), (False, True), (True, True)])
+async def test_a_further_address_answers_what_it_is_for(candidate: Told, *, probes: bool, metrics: bool) -> None:
+    """Probes, metrics or both, with GET and HEAD; 404 to all else, the name included, and nothing can be done there."""
+    candidate.name = "pod-2"
+    expected = dict.fromkeys(
+        ("/", "/status", "/leader", "/events", "/release", "/openapi.json", "/healthz/", "/x"), 404
+    )
+    expected |= dict.fromkeys(("/healthz", "/health"), 200 if probes else 404)
+    expected |= {"/readyz": 503 if probes else 404, "/metrics": 200 if metrics else 404}
+    app = web.further(election_of(candidate), probes=probes, metrics=metrics)
+    async with TestClient(TestServer(app)) as client:
+        for path, status in expected.items():
+            for method in ("GET", "HEAD", "POST", "PROPFIND"):
+                answer = await client.request(method, path)
+                text = await answer.text()
+                assert (path, method, answer.status) == (path, method, status if method in ("GET", "HEAD") else 404)
+                assert "Server" not in answer.headers
+                assert "pod-2" not in text
+    assert candidate.orders == []
+
+
+async def test_a_tunnel_at_a_further_address(candidate: Told) -> None:
+    """What has no path is answered with 404 as well."""
+    app = web.further(election_of(candidate), probes=True, metrics=True)
+    async with web.serving(app, "127.0.0.1", 0) as (port,):
+        received = await exchange("127.0.0.1", port, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert received.startswith(b"HTTP/1.1 404 ")
+
+
+async def test_connections_to_a_further_address_are_bounded(candidate: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There too, the oldest goes."""
+    monkeypatch.setattr(web, "FURTHER_LIMIT", 5)
+    app = web.further(election_of(candidate), probes=True, metrics=True)
+    async with web.serving(app, "127.0.0.1", 0) as (port,):
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for reader, _ in opened[:3]:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        received = await exchange("127.0.0.1", port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for _, writer in opened:
+            writer.transport.abort()
+
+    assert Answer.parse(received).status == 200
