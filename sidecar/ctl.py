@@ -8,20 +8,26 @@ import json
 import os
 import re
 import secrets
-import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
-from sidecar import duration, settings
+from sidecar import duration
+from sidecar.lab import operating
+from sidecar.lab.commandline import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    Parser,
+    declare,
+    end_as_interrupted,
+    failed,
+    from_to,
+    missing,
+    misused,
+)
 from sidecar.lab.scenario import LATE, POLICIES, RANDOM, RESTRICTED, SPREAD, Scenario
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 SHORTEST_TTL, LONGEST_TTL = 2, 20
 """Seconds: long enough for a busy machine, short enough to watch."""
@@ -37,6 +43,10 @@ MOST_SIMULATED = 10_000
 LONGEST_WAY = 300.0
 """Milliseconds of one way of a simulated request; with a short ttl requests are given up before that."""
 
+SHELLS = ("bash", "zsh", "fish")
+
+OPENAPI = Path(__file__).with_name("openapi.json")
+
 
 def main() -> None:
     """Run one command; exit 0, 1 when it failed, 2 when it was called wrongly, 130 on Ctrl-C."""
@@ -49,7 +59,7 @@ def _status() -> int:
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the program runs
     if sys.stdout is None:
-        return _failed("standard output is closed")
+        return failed("standard output is closed")
     try:
         try:
             arguments = _parser().parse_args()
@@ -64,7 +74,7 @@ def _status() -> int:
         return FAILED
     except OSError as error:
         _drop_output()
-        return _failed(str(error))
+        return failed(str(error))
     return status
 
 
@@ -74,68 +84,102 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="electionctl", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="electionctl", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="leaders of several applications spread over the nodes; a node is lost, and comes back",
-        description="Real sidecars, an embedded API server: leaders by the stock algorithm, then spread over nodes; "
-        "a node is lost and comes back, and a leader is told to end. Exits 1 when leaders are not spread evenly.",
-    )
-    demo.add_argument("--apps", type=_from_to(1, 10), default=5, help="applications, 1 to 10 (default: %(default)s)")
-    demo.add_argument(
-        "--replicas", type=_from_to(2, 10), default=5, help="sidecars of each, 2 to 10 (default: %(default)s)"
-    )
-    demo.add_argument("--nodes", type=_from_to(2, 8), default=3, help="2 to 8 (default: %(default)s)")
-    demo.add_argument("--seed", type=_from_to(0, LARGEST_SEED), help="where pods run and who is hit (default: any)")
-    demo.add_argument("--ttl", type=_ttl, default="10s", help="lease duration (default: %(default)s)")
-    demo.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
-    demo.set_defaults(run=_demo)
-    _describe_simulate(
-        commands.add_parser(
-            "simulate",
-            help="how evenly leaders spread, over many seeds, under the stock algorithm and under this one",
-            description="Real candidates in virtual time, many times over: how evenly their leaders spread, how long "
-            "it takes and what it costs. The same seed gives the same figures. Exits 1 when ever two candidates of "
-            "one election lead at once.",
+    operating.describe(commands)
+    _describe_demo(
+        declare(
+            commands,
+            "demo",
+            summary="leaders of several applications spread over the nodes; a node is lost, and comes back",
+            description="Real sidecars, an embedded API server: leaders by the stock algorithm, then spread over "
+            "nodes; a node is lost and comes back, and a leader is told to end.",
+            examples=[
+                ("demo", "25 sidecars on 3 nodes, about a minute"),
+                ("demo --apps 3 --replicas 3 --seed 7", "smaller, and the same each time"),
+            ],
+            statuses={OK: "leaders were spread evenly", FAILED: "they were not, or it could not run"},
+            run=_demo,
         )
     )
-    leaders = commands.add_parser(
-        "leaders",
-        help="who leads what, on which node, since when",
-        description="Who leads what, on which node, since when; leaders per node. Reads Endpoints, and writes nothing.",
+    _describe_simulate(
+        declare(
+            commands,
+            "simulate",
+            summary="how evenly leaders spread, over many seeds, under the stock algorithm and under this one",
+            description="Real candidates in virtual time, many times over: how evenly their leaders spread, how long "
+            "it takes and what it costs. The same seed gives the same figures.",
+            examples=[
+                ("simulate --trials 20", "stock, back-off alone and hand-over, compared"),
+                ("simulate --policy full --node-loss --plot loss.svg", "what becomes of the loss of a node"),
+            ],
+            statuses={OK: "done", FAILED: "two candidates of one election led at once, or it could not run"},
+            run=_simulate,
+        )
     )
-    where = leaders.add_mutually_exclusive_group()
-    where.add_argument("-n", "--namespace", type=_option(settings.NAMESPACE), help="default: the kubeconfig context's")
-    where.add_argument("-A", "--all-namespaces", action="store_true", help="the elections of all namespaces")
-    leaders.add_argument("--group", type=_option(settings.GROUP), help="the elections of one group only")
-    leaders.add_argument("--kubeconfig", metavar="PATH", default="", help="default: $KUBECONFIG, ~/.kube/config")
-    leaders.add_argument("--watch", "-w", action="store_true", help="go on, and show what changes, until Ctrl-C")
-    leaders.add_argument("--json", action="store_true", help="print JSON; with --watch an object a line")
-    leaders.set_defaults(run=_leaders)
+    completion = declare(
+        commands,
+        "completion",
+        summary="print a script that completes commands and options in a shell",
+        description="Prints a script that completes electionctl's commands and options in a shell.",
+        examples=[
+            ("completion bash > ~/.local/share/bash-completion/completions/electionctl", ""),
+            ("completion zsh > ~/.zfunc/_electionctl", "a folder of your fpath"),
+            ("completion fish > ~/.config/fish/completions/electionctl.fish", ""),
+        ],
+        statuses={OK: "printed", FAILED: "it could not be made"},
+        run=_completion,
+    )
+    completion.add_argument("shell", choices=SHELLS)
+    declare(
+        commands,
+        "openapi",
+        summary="print the OpenAPI description of port 4040",
+        description="Prints what the sidecar answers on port 4040, as OpenAPI: JSON.",
+        examples=[("openapi > leader-elector.json", "")],
+        statuses={OK: "printed", FAILED: "it could not be printed"},
+        run=_openapi,
+    )
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the usage of dozens of options before it."""
+def _completion(arguments: argparse.Namespace) -> int:
+    try:
+        import shtab  # noqa: PLC0415 - the lab's dependencies are an extra
+    except ModuleNotFoundError as error:
+        return missing(error)
+    sys.stdout.write(shtab.complete(_parser(), shell=arguments.shell).rstrip("\n") + "\n")
+    return OK
 
-    def error(self, message: str) -> NoReturn:
-        """Exit 2."""
-        self.exit(MISUSED, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+def _openapi(_: argparse.Namespace) -> int:
+    sys.stdout.write(OPENAPI.read_text())
+    return OK
+
+
+def _describe_demo(demo: Parser) -> None:
+    demo.add_argument("--apps", type=from_to(1, 10), default=5, help="applications, 1 to 10 (default: %(default)s)")
+    demo.add_argument(
+        "--replicas", type=from_to(2, 10), default=5, help="sidecars of each, 2 to 10 (default: %(default)s)"
+    )
+    demo.add_argument("--nodes", type=from_to(2, 8), default=3, help="2 to 8 (default: %(default)s)")
+    demo.add_argument("--seed", type=from_to(0, LARGEST_SEED), help="where pods run and who is hit (default: any)")
+    demo.add_argument("--ttl", type=_ttl, default="10s", help="lease duration (default: %(default)s)")
+    demo.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     sidecars = arguments.apps * arguments.replicas
     if sidecars > MOST_SIDECARS:
-        return _misused(
+        return misused(
             f"--apps {arguments.apps} --replicas {arguments.replicas} makes {sidecars} processes, "
             f"more than {MOST_SIDECARS}"
         )
     try:
         from sidecar.lab import demo, terminal  # noqa: PLC0415 - the lab's dependencies are an extra
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is not installed; install leader-elector[lab]")
+        return missing(error)
     experiment = demo.Experiment(
         applications=arguments.apps,
         replicas=arguments.replicas,
@@ -143,64 +187,23 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=secrets.randbelow(LARGEST_SEED + 1) if arguments.seed is None else arguments.seed,
         ttl=arguments.ttl,
     )
-    _end_as_interrupted()
+    end_as_interrupted()
     try:
         with terminal.reporting(quiet=arguments.json) as report:
             figures = asyncio.run(demo.run(report, experiment))
     except demo.DemoError as error:
-        return _failed(str(error))
+        return failed(str(error))
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(figures), indent=2) + "\n")
     return OK
 
 
-def _end_as_interrupted() -> None:
-    """However the command is told to end, let it do so as on Ctrl-C, which ends the processes that it started."""
-    # In the background of a script SIGINT would be ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def _leaders(arguments: argparse.Namespace) -> int:
-    try:
-        from sidecar.lab import leaders  # noqa: PLC0415 - the lab's dependencies are an extra
-    except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is not installed; install leader-elector[lab]")
-    try:
-        asyncio.run(
-            leaders.run(
-                kubeconfig_paths=arguments.kubeconfig,
-                namespace="" if arguments.all_namespaces else arguments.namespace,
-                group=arguments.group or "",
-                watch=arguments.watch,
-                as_json=arguments.json,
-            )
-        )
-    except leaders.LeadersError as error:
-        return _failed(str(error))
-    return OK
-
-
-def _option(option: settings.Option[str]) -> Callable[[str], str]:
-    """Return what reads a value as the sidecar reads it."""
-
-    def value(text: str) -> str:
-        try:
-            return option.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r:.100}: {error} (accepted: {option.accepted})") from error
-
-    return value
-
-
-def _describe_simulate(parser: argparse.ArgumentParser) -> None:
+def _describe_simulate(parser: Parser) -> None:
     add = parser.add_argument
-    add("--apps", type=_from_to(1, 1000), help="applications, an election each (default: %(default)s)")
-    add("--replicas", type=_from_to(1, 100), help="candidates of each (default: %(default)s)")
-    add("--nodes", type=_from_to(1, 1000), help="nodes (default: %(default)s)")
-    add("--trials", type=_from_to(1, 100_000), default=100, help="trials of each policy (default: %(default)s)")
+    add("--apps", type=from_to(1, 1000), help="applications, an election each (default: %(default)s)")
+    add("--replicas", type=from_to(1, 100), help="candidates of each (default: %(default)s)")
+    add("--nodes", type=from_to(1, 1000), help="nodes (default: %(default)s)")
+    add("--trials", type=from_to(1, 100_000), default=100, help="trials of each policy (default: %(default)s)")
     add(
         "--policy",
         type=_policies,
@@ -211,11 +214,11 @@ def _describe_simulate(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seed",
-        type=_from_to(0, LARGEST_SEED),
+        type=from_to(0, LARGEST_SEED),
         default=0,
         help="of the first trial; the next one's is one more (default: %(default)s)",
     )
-    add("--workers", type=_from_to(1, 256), default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    add("--workers", type=from_to(1, 256), default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     where = parser.add_argument_group("where candidates run")
     where.add_argument(
         "--placement",
@@ -259,30 +262,29 @@ def _describe_simulate(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the figures as JSON, and nothing else")
     add("--plot", type=_picture, metavar="FILE", help="draw the figures into a .png or .svg file")
     usual = {option.removeprefix("--"): value for option, value in Scenario().options.items()}
-    parser.set_defaults(run=_simulate, **usual)
+    parser.set_defaults(**usual)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
     scenario = _scenario(arguments)
     if contradiction := _contradiction(scenario):
-        return _misused(contradiction)
+        return misused(contradiction)
     if arguments.seed + arguments.trials - 1 > LARGEST_SEED:
-        return _misused(f"--seed {arguments.seed} --trials {arguments.trials} needs seeds above {LARGEST_SEED}")
+        return misused(f"--seed {arguments.seed} --trials {arguments.trials} needs seeds above {LARGEST_SEED}")
     try:
         from sidecar.lab import simulate, table  # noqa: PLC0415 - the lab's dependencies are an extra
 
         if arguments.plot:
             from sidecar.lab import plot  # noqa: PLC0415 - the same
     except ModuleNotFoundError as error:
-        extra = "plot" if error.name == "matplotlib" else "lab"
-        return _failed(f"{error.name} is not installed; install leader-elector[{extra}]")
-    _end_as_interrupted()
+        return missing(error, extra="plot" if error.name == "matplotlib" else "lab")
+    end_as_interrupted()
     try:
         result = simulate.run(
             scenario, arguments.policy, trials=arguments.trials, seed=arguments.seed, workers=arguments.workers
         )
     except simulate.TrialError as error:
-        return _failed(str(error))
+        return failed(str(error))
     if arguments.json:
         sys.stdout.write(json.dumps(result.as_json(), indent=2) + "\n")
     else:
@@ -293,7 +295,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         try:
             plot.draw(result, arguments.plot)
         except OSError as error:
-            return _failed(f"--plot {arguments.plot}: {error.strerror or error}")
+            return failed(f"--plot {arguments.plot}: {error.strerror or error}")
     return OK
 
 
@@ -359,7 +361,7 @@ def _placement(text: str) -> tuple[str, int]:
 
 
 def _weights(text: str) -> tuple[int, ...]:
-    read = _from_to(1, 1000)
+    read = from_to(1, 1000)
     return tuple(read(part) for part in text.split(","))
 
 
@@ -416,24 +418,3 @@ def _ttl(text: str) -> str:
     if not SHORTEST_TTL <= seconds <= LONGEST_TTL:
         raise argparse.ArgumentTypeError(f"{text} is not between {SHORTEST_TTL} s and {LONGEST_TTL} s")
     return text
-
-
-def _from_to(least: int, most: int) -> Callable[[str], int]:
-    """Return what reads a whole number from `least` to `most`."""
-
-    def number(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return number
-
-
-def _misused(text: str) -> int:
-    sys.stderr.write(f"electionctl: {text}\n")
-    return MISUSED
-
-
-def _failed(text: str) -> int:
-    sys.stderr.write(f"electionctl: {text}\n")
-    return FAILED

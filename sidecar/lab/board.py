@@ -19,8 +19,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sidecar.lab.commandline import printable
 from sidecar.lab.output import PIPE_COLUMNS, output_console
-from sidecar.lab.standings import HANDING_OVER, RAN_OUT, REMOVED, UNREADABLE, VACANT, by_group, loads, time_of
+from sidecar.lab.standings import (
+    DIVIDED,
+    ENDPOINTS,
+    HANDING_OVER,
+    RAN_OUT,
+    REMOVED,
+    UNREADABLE,
+    VACANT,
+    by_group,
+    loads,
+    time_of,
+)
 from sidecar.record import CHECKING, LEADING
 
 if TYPE_CHECKING:
@@ -55,12 +67,8 @@ _STYLES = {
     VACANT: "dim",
     RAN_OUT: "red",
     UNREADABLE: "red",
+    DIVIDED: "red",
 }
-
-
-def printable(text: str) -> str:
-    """Return text that a terminal shows and does not obey."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def age(seconds: float) -> str:
@@ -90,10 +98,11 @@ def picture(
     """Return tables of who leads what, each group's with a bar chart of its nodes, made for `console`.
 
     `scope` says which elections these are, `now` is this machine's clock. `unchanged` says for who looks on how many
-    seconds ago a record was seen to change, `None` for not yet. `everywhere` shows namespaces. With `lines` the tables
-    are cut so that about so many are filled.
+    seconds ago a record was seen to change, `None` for not yet. `everywhere` shows namespaces. Which objects are locks
+    is shown as soon as they are not all Endpoints. With `lines` the tables are cut so that about so many are filled.
     """
     groups = by_group(standings)
+    locks = any(one.lock != ENDPOINTS for members in groups.values() for one in members)
     charts = {group: loads(members) for group, members in groups.items()}
     room = None if lines is None else lines - sum(len(chart) + 5 for chart in charts.values())
     parts: list[RenderableType] = []
@@ -102,7 +111,8 @@ def picture(
         if room is not None:
             kept = _worth_most(members, max(1, room))
             room -= len(kept)
-        rows = [_row(one, now, unchanged, everywhere=everywhere, arrow=_sign(console, "→", "->")) for one in kept]
+        arrow = _sign(console, "→", "->")
+        rows = [_row(one, now, unchanged, everywhere=everywhere, locks=locks, arrow=arrow) for one in kept]
         where = "" if everywhere else f", namespace {printable(members[0].namespace)}"
         parts.append(Text(f"group {printable(group)}{where}" if group else f"no group{where}", style="bold"))
         parts.append(_table(rows, console))
@@ -140,6 +150,7 @@ def _row(
     unchanged: Mapping[Key, float | None] | None,
     *,
     everywhere: bool,
+    locks: bool,
     arrow: str,
 ) -> _Row:
     held = bool(standing.holder or standing.successor)
@@ -149,6 +160,8 @@ def _row(
     if standing.successor:
         names["HOLDER"] = f"{standing.holder} {arrow} {standing.successor}".strip()
     names["NODE"] = (standing.node or _UNKNOWN) if held else _NONE
+    if locks:
+        names["LOCK"] = standing.lock
     if unchanged is None:
         seconds, never = _age_of(standing.renewed, now), _NONE
     else:
@@ -231,12 +244,16 @@ def said(standing: Standing) -> str:
             words = f"unreadable record: {standing.problem}"
         case "handing over":
             words = f"handing over to {standing.successor}{where}"
+        case "divided":
+            words = f"divided: {standing.problem}"
         case "vacant":
             words = "vacant"
         case state:
             words = f"{_STATES.get(state, state)}: {standing.holder}{where}"
             words += f", nominates {standing.successor}" if standing.successor else ""
             words += "" if standing.claimed else ", no claim"
+    if standing.lock != ENDPOINTS:
+        words += f" ({standing.lock})"
     return printable(words)
 
 
@@ -269,7 +286,7 @@ def event(change: Change, *, now: datetime) -> dict[str, Any]:
 
 def _fields(standing: Standing) -> dict[str, Any]:
     told = asdict(standing)
-    del told["record"]
+    del told["record"], told["version"], told["term"]
     told["candidate_nodes"] = sorted(standing.candidate_nodes)
     return {name: None if value == "" else value for name, value in told.items()}
 

@@ -1,7 +1,7 @@
 """Who leads what, read from the API server: once, or again with every change.
 
-Nothing is written, and only Endpoints have to be readable: `list`, and `watch` for who looks on. Where pods may be
-read, they tell the nodes of holders that do not say themselves where they are: candidates of the stock image.
+Nothing is written, and only Endpoints or Leases have to be readable: `list`, and `watch` for who looks on. Where pods
+may be read, they tell the nodes of holders that do not say themselves where they are: candidates of the stock image.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,25 @@ from sidecar import settings
 from sidecar.kube import ApiError, ForbiddenError, GoneError, KubeClient, NotFoundError
 from sidecar.kubeconfig import ConfigError, choose
 from sidecar.lab import board, context
-from sidecar.lab.standings import Observed, key_of, standing_of
+from sidecar.lab.standings import (
+    ENDPOINTS,
+    LEASES,
+    Observed,
+    Standing,
+    combined,
+    key_of,
+    standing_of,
+    standing_of_lease,
+)
 from sidecar.record import GROUP_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from typing import Any, NoReturn
 
-    from sidecar.kube import WatchEvent
-    from sidecar.lab.standings import Change, Standing
+    from sidecar.kube import Listing, WatchEvent
+    from sidecar.lab.standings import Change, Key
 
 REQUEST_SECONDS = 10.0
 """For one request."""
@@ -58,6 +69,8 @@ TERM_LIMIT = 10_000
 _NAMED = 3
 """Namespaces that a remark names."""
 
+_NAMES = {ENDPOINTS: "Endpoints", LEASES: "Leases"}
+
 _Term = tuple[str, str, str]
 """A namespace, a holder there, and since when it holds its lock."""
 
@@ -73,15 +86,19 @@ class Scope:
     namespace: str
     group: str = ""
 
-    @property
-    def path(self) -> str:
-        """The collection that their lock objects are in."""
-        return f"/api/v1/namespaces/{self.namespace}/endpoints" if self.namespace else "/api/v1/endpoints"
+    def path(self, lock: str) -> str:
+        """Return the collection that their lock objects of a kind are in."""
+        api = {ENDPOINTS: "/api/v1", LEASES: "/apis/coordination.k8s.io/v1"}[lock]
+        return f"{api}/namespaces/{self.namespace}/{lock}" if self.namespace else f"{api}/{lock}"
 
     @property
     def label(self) -> str:
         """The label selector that finds them."""
         return f"{GROUP_LABEL}={self.group}" if self.group else ""
+
+    def fields(self, lock: str) -> str:
+        """Return the field selector that leaves out what is never theirs: a Lease for every node of a cluster."""
+        return "metadata.namespace!=kube-node-lease" if lock == LEASES and not self.namespace else ""
 
     def __str__(self) -> str:
         where = f"in namespace {self.namespace}" if self.namespace else "in any namespace"
@@ -106,14 +123,14 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Who leads what; `version` is the one to watch from."""
+    """Who leads what; `versions` are those to watch the kinds of lock objects from, without any that cannot be read."""
 
     standings: list[Standing]
-    version: int
+    versions: Mapping[str, int]
 
 
 class Leaders:
-    """The elections of a scope. `remark` is told what could not be read of them."""
+    """The elections of a scope, on Endpoints, Leases, or both. `remark` is told what could not be read of them."""
 
     def __init__(self, kube: KubeClient, scope: Scope, *, remark: Callable[[str], None]) -> None:
         self._kube = kube
@@ -121,19 +138,78 @@ class Leaders:
         self._remark = remark
         self._nodes = _Nodes(kube, remark)
         self._disturbed = False
+        self._refused: set[tuple[str, str]] = set()
+        self._parts: dict[Key, dict[str, Standing]] = {}
+        """What the lock objects of each election say, by their kinds."""
 
     async def look(self) -> Found:
         """Read them all, as they are stored. Raises `ApiError`, and `LeadersError` when that is not allowed."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                listed = await self._kube.list_metadata(self._scope.path, label=self._scope.label, cached=False)
-                standings = [standing for standing in map(standing_of, listed) if standing is not None]
+                listings = await self._listings()
+                parts: dict[Key, dict[str, Standing]] = {}
+                for lock, listing in listings.items():
+                    for body in listing:
+                        if (standing := self._read(lock, body)) is not None:
+                            parts.setdefault(standing.key, {})[lock] = standing
+                self._parts = parts
+                standings = [one for key in parts if (one := self._standing(key)) is not None]
                 self._nodes.forget_failures()
-                return Found(await self._nodes.found(standings), listed.version)
-        except ForbiddenError as error:
-            raise self._not_allowed("list", error) from error
+                versions = {lock: listing.version for lock, listing in listings.items()}
+                return Found(await self._nodes.found(standings), versions)
         except TimeoutError as error:
-            raise ApiError(f"GET {self._scope.path}: not all of it came within {LOOK_SECONDS:.0f} s") from error
+            path = self._scope.path(ENDPOINTS)
+            raise ApiError(f"GET {path}: not all of it came within {LOOK_SECONDS:.0f} s") from error
+
+    async def _listings(self) -> dict[str, Listing]:
+        """List both kinds of lock objects; one that may not be listed is left out."""
+        locks = (ENDPOINTS, LEASES)
+        listings: dict[str, Listing] = {}
+        denied: dict[str, ForbiddenError] = {}
+        answers = await asyncio.gather(*map(self._list, locks), return_exceptions=True)
+        for lock, answer in zip(locks, answers, strict=True):
+            match answer:
+                case ForbiddenError():
+                    denied[lock] = answer
+                case NotFoundError() if lock == LEASES:
+                    pass  # an API server that has none
+                case BaseException():
+                    raise answer
+                case listing:
+                    listings[lock] = listing
+        self._bear("list", denied, others=listings, without="elections on {} are left out")
+        return listings
+
+    async def _list(self, lock: str) -> Listing:
+        scope = self._scope
+        # A Lease says in its spec who holds it.
+        if lock == LEASES:
+            return await self._kube.list_objects(
+                scope.path(lock), label=scope.label, field=scope.fields(lock), cached=False
+            )
+        return await self._kube.list_metadata(scope.path(lock), label=scope.label, cached=False)
+
+    def _events(self, lock: str, since: int) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
+        scope = self._scope
+        if lock == LEASES:
+            return self._kube.watch_objects(
+                scope.path(lock),
+                label=scope.label,
+                field=scope.fields(lock),
+                version=since,
+                seconds=WATCH_SECONDS,
+            )
+        return self._kube.watch_metadata(scope.path(lock), label=scope.label, version=since, seconds=WATCH_SECONDS)
+
+    def _read(self, lock: str, body: Mapping[str, Any]) -> Standing | None:
+        if lock == ENDPOINTS:
+            return standing_of(body)
+        # What was an election's a moment ago still is, though its last leader took its claim along.
+        return standing_of_lease(body, others=bool(self._scope.namespace), known=key_of(body) in self._parts)
+
+    def _standing(self, key: Key) -> Standing | None:
+        parts = self._parts.get(key, {})
+        return combined(parts.get(ENDPOINTS), parts.get(LEASES))
 
     async def follow(self, view: View, observed: Observed) -> NoReturn:
         """Keep `observed` up to date and tell `view`, until cancelled.
@@ -150,7 +226,7 @@ class Leaders:
                 found = await self.look()
                 view.show(observed.see_all(found.standings, asked_at=began, now=time.monotonic()))
                 looked = True
-                due = await self._watch(found.version, view, observed)
+                due = await self._watch(found.versions, view, observed)
             except GoneError:
                 pass  # it fell behind; the next list is up to date
             except ApiError as error:
@@ -164,58 +240,83 @@ class Leaders:
             spread = random.uniform(0.5, 1)  # noqa: S311 - spreads requests, protects nothing
             await _idle(pause * spread - lived, view)
 
-    async def _watch(self, since: int, view: View, observed: Observed) -> bool:
-        """Take in what changes, to the watch's end. Return true, and earlier, when a lease seems to have run out."""
+    async def _watch(self, since: Mapping[str, int], view: View, observed: Observed) -> bool:
+        """Take in what changes, until a watch ends. Return true, and earlier, when a lease seems to have run out."""
         end = time.monotonic() + WATCH_SECONDS + WATCH_GRACE
         check_at = 0.0
-        try:
-            async with self._kube.watch_metadata(
-                self._scope.path, label=self._scope.label, version=since, seconds=WATCH_SECONDS
-            ) as events:
-                if self._disturbed:
-                    self._remark("the API server answers again")
-                    self._disturbed = False
-                coming = asyncio.ensure_future(anext(events, None))
-                try:
-                    while (now := time.monotonic()) < end:
-                        if now >= check_at:
-                            if observed.is_due(now):
-                                return True
-                            check_at = now + CHECK_SECONDS
-                        view.redraw()
-                        await asyncio.wait([coming], timeout=CHECK_SECONDS)
-                        if coming.done():
-                            event = coming.result()
-                            if event is None:
-                                break
-                            view.show(await self._changes(event, observed))
-                            coming = asyncio.ensure_future(anext(events, None))
-                finally:
-                    coming.cancel()
-        except ForbiddenError as error:
-            raise self._not_allowed("watch", error) from error
+        async with AsyncExitStack() as watching:
+            sources = await self._watches(since, watching)
+            if self._disturbed:
+                self._remark("the API server answers again")
+                self._disturbed = False
+            coming = {lock: asyncio.ensure_future(anext(events, None)) for lock, events in sources.items()}
+            try:
+                while (now := time.monotonic()) < end:
+                    if now >= check_at:
+                        if observed.is_due(now):
+                            return True
+                        check_at = now + CHECK_SECONDS
+                    view.redraw()
+                    await asyncio.wait(coming.values(), timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                    for lock in [lock for lock, next_one in coming.items() if next_one.done()]:
+                        event = coming[lock].result()
+                        if event is None:
+                            return False
+                        view.show(await self._changes(lock, event, observed))
+                        coming[lock] = asyncio.ensure_future(anext(sources[lock], None))
+            finally:
+                for next_one in coming.values():
+                    next_one.cancel()
+                await asyncio.gather(*coming.values(), return_exceptions=True)
         return False
 
-    async def _changes(self, event: WatchEvent, observed: Observed) -> list[Change]:
+    async def _watches(
+        self, since: Mapping[str, int], watching: AsyncExitStack
+    ) -> dict[str, AsyncIterator[WatchEvent]]:
+        """Open the watches, for as long as `watching`; one that is not allowed is left out."""
+        sources = {}
+        denied: dict[str, ForbiddenError] = {}
+        for lock in since:
+            try:
+                sources[lock] = await watching.enter_async_context(self._events(lock, since[lock]))
+            except ForbiddenError as error:
+                denied[lock] = error
+        self._bear("watch", denied, others=sources, without="changes on {} are seen late")
+        return sources
+
+    async def _changes(self, lock: str, event: WatchEvent, observed: Observed) -> list[Change]:
         if event.kind == "BOOKMARK":
             return []
-        standing = None if event.kind == "DELETED" else standing_of(event.body)
+        key = key_of(event.body)
+        part = None if event.kind == "DELETED" else self._read(lock, event.body)
+        if part is not None:
+            self._parts.setdefault(key, {})[lock] = part
+        else:
+            self._parts.get(key, {}).pop(lock, None)
+        standing = self._standing(key)
         if standing is None:
-            change = observed.lose(key_of(event.body))
+            self._parts.pop(key, None)
+            change = observed.lose(key)
             return [] if change is None else [change]
         (standing,) = await self._nodes.found([standing])
         return [observed.see(standing, time.monotonic())]
 
-    def _not_allowed(self, verb: str, error: ForbiddenError) -> LeadersError:
-        namespace = self._scope.namespace
-        if namespace:
-            where, remedy = f"in namespace {namespace}", f"a Role with {verb} on endpoints allows it"
-        else:
-            where, remedy = (
-                "in all namespaces",
-                f"a ClusterRole with {verb} on endpoints allows it, or name a namespace",
-            )
-        return LeadersError(f"not allowed to {verb} endpoints {where}; {remedy} ({error})")
+    def _bear(
+        self, verb: str, denied: Mapping[str, ForbiddenError], *, others: Mapping[str, object], without: str
+    ) -> None:
+        """Go on without what is denied, and say so once. Raises `LeadersError` when that is all there is."""
+        for lock, error in denied.items():
+            namespace = self._scope.namespace
+            where = f"in namespace {namespace}" if namespace else "in all namespaces"
+            text = f"not allowed to {verb} {lock} {where}"
+            if not others:
+                remedy = f"a Role with {verb} on {lock} allows it"
+                if not namespace:
+                    remedy = f"a ClusterRole with {verb} on {lock} allows it, or name a namespace"
+                raise LeadersError(f"{text}; {remedy} ({error})") from error
+            if (verb, lock) not in self._refused:
+                self._refused.add((verb, lock))
+                self._remark(f"{text}: {without.format(_NAMES[lock])}")
 
 
 class _Nodes:

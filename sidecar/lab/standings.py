@@ -1,7 +1,8 @@
-"""Who leads what, as far as the lock objects tell: pure, from the metadata of Endpoints to standings.
+"""Who leads what, as far as the lock objects tell: pure, from Endpoints and Leases to standings.
 
-One look shows what is written, and that may be stale. Whether a holder is still there is told by its record, which
-must change within the lease's duration: `Observed` is for who looks on, and judges that by the reader's own clock.
+An election on both, as candidates with `ELECTION_LOCK=endpointsleases` have it, is one standing. One look shows what is
+written, and that may be stale. Whether a holder is still there is told by its record, which must change within the
+lease's duration: `Observed` is for who looks on, and judges that by the reader's own clock.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sidecar.locks import record_of_lease
 from sidecar.record import (
     CHECKING,
     CLAIM_ANNOTATION,
@@ -18,10 +20,13 @@ from sidecar.record import (
     RECORD_ANNOTATION,
     Claim,
     Record,
+    UnreadableRecord,
+    decimal,
     parse_claim,
     parse_record,
 )
 from sidecar.registration import registrations
+from sidecar.settings import LOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,13 +34,19 @@ if TYPE_CHECKING:
 VACANT, HANDING_OVER, RAN_OUT, UNREADABLE = "vacant", "handing over", "ran out", "unreadable"
 """What an election can be beside `LEADING` and `CHECKING`, the states of a claim."""
 
+DIVIDED = "divided"
+"""An election whose Endpoints and Lease are held by two candidates, and both are renewed."""
+
+ENDPOINTS, LEASES, BOTH = LOCKS
+"""What an election can be on, as its candidates' `ELECTION_LOCK` says it."""
+
 Key = tuple[str, str]
-"""Namespace and name of a lock object."""
+"""Namespace and name of an election, and of its lock objects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What one lock object says of its election.
+    """What the lock object of an election says of it, or both of them.
 
     A holder that makes no claim, a stock candidate, is `leading`: such a one leads as soon as it holds the lock.
     """
@@ -43,6 +54,8 @@ class Standing:
     namespace: str
     election: str
     group: str = ""
+    lock: str = ENDPOINTS
+    """`ENDPOINTS`, `LEASES` or `BOTH`: what the election is on."""
     state: str = VACANT
     holder: str = ""
     successor: str = ""
@@ -58,21 +71,25 @@ class Standing:
     """The record's renewTime, likewise: by the clock of whoever wrote it."""
     lease_seconds: int = 0
     problem: str = ""
-    """Why the record cannot be read."""
+    """Why the record cannot be read, or who divides the election."""
     candidate_nodes: frozenset[str] = frozenset()
     """Where candidates are registered."""
     record: str | None = None
     """The record's text."""
+    version: int = 0
+    """The lock object's resourceVersion; of two the greater."""
+    term: int = 0
+    """What the claim says of the term: from its first renewal on the fencing token, before that an earlier version."""
 
     @property
     def key(self) -> Key:
-        """Namespace and name of the lock object."""
+        """Namespace and name of the election."""
         return self.namespace, self.election
 
 
 def _essence(standing: Standing) -> Standing:
     """Leave out what changes all the time."""
-    return replace(standing, renewed="", candidate_nodes=frozenset(), record=None)
+    return replace(standing, renewed="", candidate_nodes=frozenset(), record=None, version=0, term=0)
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
@@ -83,29 +100,50 @@ def key_of(body: Mapping[str, Any]) -> Key:
 
 
 def standing_of(body: Mapping[str, Any]) -> Standing | None:
-    """Read an object's metadata; `None` when it is no election's lock object."""
+    """Read the metadata of Endpoints; `None` when they are no election's lock object."""
+    found = _found(body, ENDPOINTS)
+    annotations = _annotations(body)
+    text = annotations.get(RECORD_ANNOTATION)
+    if found is None or (text is None and GROUP_LABEL not in _texts(body["metadata"].get("labels"))):
+        return None
+    return _read(found, text, None if text is None else parse_record(text), annotations.get(CLAIM_ANNOTATION))
+
+
+def standing_of_lease(body: Mapping[str, Any], *, others: bool, known: bool = False) -> Standing | None:
+    """Read a Lease; `None` when it is no election's, as far as can be told, unless it is `known` to be one.
+
+    Leases serve much else: nodes and API servers have one each. Those of candidates that know nothing of groups and
+    claims are told from these by nothing but that they have a holder; they are read where `others`.
+    """
+    found = _found(body, LEASES)
+    if found is None:
+        return None
+    annotations = _annotations(body)
+    spec = body.get("spec")
+    text, record = record_of_lease(spec if isinstance(spec, dict) else None)
+    known = known or bool(found.group) or CLAIM_ANNOTATION in annotations or bool(found.candidate_nodes)
+    standing = _read(found, text, record, annotations.get(CLAIM_ANNOTATION))
+    return standing if known or (others and standing.holder) else None
+
+
+def _found(body: Mapping[str, Any], lock: str) -> Standing | None:
     metadata = body.get("metadata")
     if not isinstance(metadata, dict):
         return None
-    annotations, labels = _texts(metadata.get("annotations")), _texts(metadata.get("labels"))
-    text = annotations.get(RECORD_ANNOTATION)
-    if text is None and GROUP_LABEL not in labels:
-        return None
     namespace, name = key_of(body)
-    found = Standing(
+    return Standing(
         namespace=namespace,
         election=name,
-        group=labels.get(GROUP_LABEL, ""),
-        candidate_nodes=frozenset(one.node for one in registrations(annotations).values()),
-        record=text,
+        group=_texts(metadata.get("labels")).get(GROUP_LABEL, ""),
+        lock=lock,
+        candidate_nodes=frozenset(one.node for one in registrations(_annotations(body)).values()),
+        version=decimal(metadata.get("resourceVersion")) or 0,
     )
-    record = None if text is None else parse_record(text)
-    if record is None:
-        return found
-    if not isinstance(record, Record):
-        return replace(found, state=UNREADABLE, problem=record.reason)
-    claim = parse_claim(annotations.get(CLAIM_ANNOTATION))
-    return _read(found, record, claim if claim is not None and claim.belongs_to(record) else None)
+
+
+def _annotations(body: Mapping[str, Any]) -> dict[str, str]:
+    metadata = body.get("metadata")
+    return _texts(metadata.get("annotations")) if isinstance(metadata, dict) else {}
 
 
 def _texts(annotations: object) -> dict[str, str]:
@@ -115,10 +153,20 @@ def _texts(annotations: object) -> dict[str, str]:
     return {key: value for key, value in annotations.items() if isinstance(value, str)}
 
 
-def _read(found: Standing, record: Record, claim: Claim | None) -> Standing:
+def _read(found: Standing, text: str | None, record: Record | UnreadableRecord | None, claimed: str | None) -> Standing:
+    found = replace(found, record=text)
+    if record is None:
+        return found
+    if not isinstance(record, Record):
+        return replace(found, state=UNREADABLE, problem=record.reason)
+    claim = parse_claim(claimed)
+    return _held(found, record, claim if claim is not None and claim.belongs_to(record) else None)
+
+
+def _held(found: Standing, record: Record, claim: Claim | None) -> Standing:
     found = replace(found, renewed=record.renew_time)
     if claim is not None:
-        found = replace(found, node=claim.node, weight=claim.weight, successor=claim.successor)
+        found = replace(found, node=claim.node, weight=claim.weight, successor=claim.successor, term=claim.term)
     if not record.holder:
         return found if claim is None else replace(found, state=HANDING_OVER)
     return replace(
@@ -129,6 +177,44 @@ def _read(found: Standing, record: Record, claim: Claim | None) -> Standing:
         acquired=record.acquire_time,
         lease_seconds=record.lease_seconds,
     )
+
+
+def combined(endpoints: Standing | None, lease: Standing | None) -> Standing | None:
+    """Return what the two lock objects of an election come to.
+
+    The one that was written last says who leads. The other one is what an update has left behind, unless it was renewed
+    within a lease of it.
+    """
+    if endpoints is None or lease is None:
+        return endpoints or lease
+    older, newer = sorted((endpoints, lease), key=lambda one: one.version)
+    newer = replace(newer, group=newer.group or older.group, record=f"{endpoints.record}\n{lease.record}")
+    if not _renewed_together(older, newer):
+        return newer
+    if older.holder and newer.holder and older.holder != newer.holder:
+        # Whichever was renewed last, it is the same news.
+        newer = replace(
+            newer,
+            state=DIVIDED,
+            holder=endpoints.holder,
+            successor=endpoints.successor,
+            node=endpoints.node,
+            weight=endpoints.weight,
+            claimed=endpoints.claimed,
+            acquired=endpoints.acquired,
+            lease_seconds=max(older.lease_seconds, newer.lease_seconds),
+            problem=f"{endpoints.holder} holds the Endpoints, {lease.holder} the Lease",
+        )
+    return replace(newer, lock=BOTH, candidate_nodes=older.candidate_nodes | newer.candidate_nodes)
+
+
+def _renewed_together(one: Standing, another: Standing) -> bool:
+    if one.record == another.record:
+        return True
+    times = time_of(one.renewed), time_of(another.renewed)
+    if times[0] is None or times[1] is None:
+        return False
+    return abs((times[0] - times[1]).total_seconds()) <= max(one.lease_seconds, another.lease_seconds)
 
 
 def time_of(text: str) -> datetime | None:

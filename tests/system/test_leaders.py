@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from sidecar.lab.resources import ENDPOINTS, NAMESPACES, PODS
+from sidecar.lab.resources import ENDPOINTS, LEASES, NAMESPACES, PODS
+from sidecar.lab.status import ApiError
 from sidecar.record import CLAIM_ANNOTATION, GROUP_LABEL, RECORD_ANNOTATION, Claim, Record, format_time
 from tests.testbed.sidecar import PATIENCE, Sidecars, environment, leader_of, until
 
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from tests.testbed.embedded import APIServer, EmbeddedForTests
 
 ELECTIONCTL = Path(sys.executable).with_name("electionctl")
+
+LISTED = (("list", "endpoints"), ("list", "leases"))
+WATCHED = (*LISTED, ("watch", "endpoints"), ("watch", "leases"))
+"""What it takes to see all elections, and to see them change."""
+
+API_GROUPS = {"leases": "coordination.k8s.io"}
 
 ACQUIRED = int(time.time()) - 3 * 3600
 """When everybody who leads here began to, in seconds since 1970."""
@@ -133,6 +140,36 @@ class Locks:
             PODS, namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         )
 
+    def lease(
+        self,
+        name: str,
+        holder: str,
+        *,
+        claim: Claim | None = None,
+        group: str = "",
+        namespace: str = "shop",
+        lease_seconds: int = 3600,
+    ) -> None:
+        """Write a Lease, whether there is one or not."""
+        known = json.loads(record(holder, lease_seconds=lease_seconds))
+        claimed = {CLAIM_ANNOTATION: replace(claim, renewed=known["renewTime"]).encode()} if claim else {}
+        metadata: dict[str, Any] = {
+            "name": name,
+            "annotations": claimed,
+            "labels": {GROUP_LABEL: group} if group else {},
+        }
+        spec = {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": known["leaseDurationSeconds"],
+            "acquireTime": known["acquireTime"].replace("Z", ".000000Z"),
+            "renewTime": known["renewTime"].replace("Z", ".000000Z"),
+            "leaseTransitions": 1,
+        }
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        with suppress(ApiError):
+            metadata["resourceVersion"] = self.store.get(LEASES, namespace, name)["metadata"]["resourceVersion"]
+        self.store.update(LEASES, namespace, name, body)
+
     def delete(self, name: str) -> None:
         """Delete a lock object."""
         self.store.delete(ENDPOINTS, "shop", name, uid=None, version=None, grace_seconds=None)
@@ -146,7 +183,9 @@ def locks(embedded: EmbeddedForTests) -> Locks:
 
 def may(embedded: EmbeddedForTests, *rules: tuple[str, str]) -> Path:
     """Return the kubeconfig of somebody who may do this, each a verb and a resource, in the namespace `shop`."""
-    granted: list[PolicyRule] = [{"apiGroups": [""], "resources": [what], "verbs": [verb]} for verb, what in rules]
+    granted: list[PolicyRule] = [
+        {"apiGroups": [API_GROUPS.get(what, "")], "resources": [what], "verbs": [verb]} for verb, what in rules
+    ]
     return embedded.kubeconfig_for("operator", granted, namespace="shop")
 
 
@@ -165,7 +204,7 @@ async def test_who_leads_what(embedded: EmbeddedForTests, locks: Locks) -> None:
     locks.pod("vault-0", "n3")
     locks.put("elsewhere", record("x"), namespace="web")
 
-    done = await leaders(may(embedded, ("list", "endpoints"), ("get", "pods")))
+    done = await leaders(may(embedded, *LISTED, ("get", "pods")))
 
     assert (done.status, done.err) == (0, "")
     rows = [re.sub(r" {2,}", "  ", row) for row in done.out.splitlines()]
@@ -202,7 +241,7 @@ async def test_nodes_that_may_not_be_known(embedded: EmbeddedForTests, locks: Lo
     for number in range(12):
         locks.put(f"vault-{number}", record(f"pod-{number}"))
 
-    done = await leaders(may(embedded, ("list", "endpoints")))
+    done = await leaders(may(embedded, *LISTED))
 
     assert done.status == 0
     assert "unknown node  ████" in done.out
@@ -220,7 +259,41 @@ async def test_holders_that_are_no_pods(embedded: EmbeddedForTests, locks: Locks
 
     (told,) = json.loads(done.out)["elections"]
     assert (told["holder"], told["node"], done.err) == (holder, None, "")
-    assert sum(embedded.server.requests.values()) == (2 if holder == "gone" else 1)
+    asked = {asked: times for asked, times in embedded.server.requests.items() if asked not in LISTED}
+    assert asked == ({("get", "pods"): 1} if holder == "gone" else {})
+
+
+async def test_elections_on_leases(embedded: EmbeddedForTests, locks: Locks) -> None:
+    """Elections on Leases stand beside the others, once each, with the kind of their lock.
+
+    A Lease that is no candidate's of ours is shown where a namespace is named, and only if somebody holds it.
+    """
+    claim = Claim(holder="cart-0", node="n1", pod_uid="u")
+    locks.lead("cart", "cart-0", "n1")
+    locks.lease("cart", "cart-0", claim=claim, group="default")
+    locks.lease("mail", "mail-0", claim=replace(claim, holder="mail-0"), group="default")
+    locks.lease("operator", "operator-0")
+    locks.lease("unheld", "")
+    locks.lead("vault", "vault-0", "n2")
+    locks.lease("node-1", "node-1", namespace="kube-node-lease")
+    locks.lease("kube-scheduler", "node-1", namespace="kube-system")
+
+    async def told(*arguments: str) -> list[tuple[str, str, str]]:
+        done = await leaders(embedded.admin_kubeconfig, "--json", *arguments)
+        assert (done.status, done.err) == (0, "")
+        return [(one["election"], one["lock"], one["holder"]) for one in json.loads(done.out)["elections"]]
+
+    marked = [
+        ("cart", "endpointsleases", "cart-0"),
+        ("mail", "leases", "mail-0"),
+        ("vault", "endpoints", "vault-0"),
+    ]
+    assert await told("-A") == await told("-n", "shop", "--group", "default") == marked
+    assert await told("-n", "shop") == [*marked, ("operator", "leases", "operator-0")]
+    assert await told("-n", "kube-system") == [("kube-scheduler", "leases", "node-1")]
+    table = (await leaders(embedded.admin_kubeconfig, "-n", "shop")).out
+    assert re.search(r"^cart +cart-0 +n1 +endpointsleases +leading ", table, re.MULTILINE)
+    assert re.search(r"^n1  █+ 2$", table, re.MULTILINE)
 
 
 # -- What goes wrong ---------------------------------------------------------------------------------------------------
@@ -237,9 +310,36 @@ def refusal(done: Done) -> str:
 async def test_not_allowed(embedded: EmbeddedForTests) -> None:
     """Who may not list, or not watch, is told verb, resource and namespace in one line; status 1."""
     assert "not allowed to list endpoints in namespace shop" in refusal(await leaders(may(embedded)))
-    lists = may(embedded, ("list", "endpoints"))
+    lists = may(embedded, *LISTED)
     assert "not allowed to list endpoints in all namespaces" in refusal(await leaders(lists, "-A"))
     assert "not allowed to watch endpoints in namespace shop" in refusal(await leaders(lists, "--watch"))
+
+
+@pytest.mark.parametrize(("allowed", "left_out"), [("endpoints", "Leases"), ("leases", "Endpoints")])
+async def test_one_kind_of_locks_may_be_read(
+    embedded: EmbeddedForTests, locks: Locks, allowed: str, left_out: str
+) -> None:
+    """Who may read one kind of lock objects is shown the elections on it, and told that there may be others."""
+    locks.lead("cart", "cart-0", "n1")
+    locks.lease("operator", "operator-0")
+    kubeconfig = may(embedded, ("list", allowed), ("watch", allowed))
+    seen = {"endpoints": "cart", "leases": "operator"}[allowed]
+    remark = (
+        rf"electionctl: not allowed to list {left_out.lower()} in namespace shop: elections on {left_out} are left out"
+    )
+
+    done = await leaders(kubeconfig, "--json")
+    assert [one["election"] for one in json.loads(done.out)["elections"]] == [seen]
+    assert done.status == 0
+    assert remark in done.err.splitlines()
+
+    async with running(kubeconfig, "--watch") as program:
+        assert await line(program.stderr) == remark
+        assert f"shop/{seen}  leading: {seen}-0" in await line(program.stdout)
+        await until(lambda: embedded.server.open_watches == 1, "it watches")
+        locks.lead("cart", "cart-1", "n1")
+        locks.lease("operator", "operator-1")
+        assert f"shop/{seen}  leading: {seen}-1" in await line(program.stdout)
 
 
 @pytest.mark.parametrize("watch", [(), ("--watch",)])
@@ -276,9 +376,9 @@ async def test_a_line_for_each_change(embedded: EmbeddedForTests, locks: Locks) 
     """In a pipe `--watch` prints what there is, then a line for what changes, but none for renewals, until Ctrl-C."""
     claim = Claim(holder="cart-0", node="n1", pod_uid="u")
     locks.put("cart", record("cart-0", renewed_ago=5), claim=claim, group="default")
-    async with running(may(embedded, ("list", "endpoints"), ("watch", "endpoints"), ("get", "pods")), "-w") as program:
+    async with running(may(embedded, *WATCHED, ("get", "pods")), "-w") as program:
         assert re.fullmatch(r"\d{4}-\S+Z  shop/cart  leading: cart-0 on n1", await line(program.stdout))
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         locks.put("cart", record("cart-0"), claim=claim, group="default")
         locks.lead("cart", "cart-0", "n1", successor="cart-1")
         assert (await line(program.stdout)).endswith("shop/cart  leading: cart-0 on n1, nominates cart-1")
@@ -305,12 +405,42 @@ async def test_an_object_for_each_change(embedded: EmbeddedForTests, locks: Lock
     async with running(embedded.admin_kubeconfig, "-A", "--watch", "--json") as program:
         told = await event(program)
         assert (told["change"], told["state"], told["holder"], told["node"]) == ("added", "leading", "cart-0", "n1")
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         locks.lead("cart", "cart-1", "n2", state="checking")
         told = await event(program)
         assert (told["change"], told["state"], told["holder"], told["node"]) == ("changed", "checking", "cart-1", "n2")
         locks.delete("cart")
         assert (await event(program))["change"] == "removed"
+
+
+async def test_an_update_to_leases(embedded: EmbeddedForTests, locks: Locks) -> None:
+    """An election that moves from Endpoints to a Lease stays one: each step is a line, and no second write is one."""
+    claim = Claim(holder="cart-0", node="n1", pod_uid="u")
+    locks.lead("cart", "cart-0", "n1")
+    async with running(embedded.admin_kubeconfig, "-A", "--watch") as program:
+        assert (await line(program.stdout)).endswith("shop/cart  leading: cart-0 on n1")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
+        locks.lease("cart", "cart-0", claim=claim)
+        assert (await line(program.stdout)).endswith("shop/cart  leading: cart-0 on n1 (endpointsleases)")
+        locks.lead("cart", "cart-0", "n1")
+        locks.delete("cart")
+        assert (await line(program.stdout)).endswith("shop/cart  leading: cart-0 on n1 (leases)")
+        # It is known as an election's, whoever holds it from now on.
+        locks.lease("cart", "")
+        assert (await line(program.stdout)).endswith("shop/cart  vacant (leases)")
+        locks.lease("cart", "other")
+        assert (await line(program.stdout)).endswith("shop/cart  leading: other, node unknown, no claim (leases)")
+
+
+async def test_who_may_not_watch_leases(embedded: EmbeddedForTests, locks: Locks) -> None:
+    """Elections on Leases that may only be listed are told late: once their leases seem to have run out."""
+    locks.lease("operator", "operator-0", lease_seconds=1)
+    async with running(may(embedded, *LISTED, ("watch", "endpoints"), ("get", "pods")), "--watch") as program:
+        assert "leading: operator-0" in await line(program.stdout)
+        remark = "electionctl: not allowed to watch leases in namespace shop: changes on Leases are seen late"
+        assert await line(program.stderr) == remark
+        locks.lease("operator", "operator-1")
+        assert "leading: operator-1" in await line(program.stdout)
 
 
 async def test_a_lease_that_runs_out(embedded: EmbeddedForTests, locks: Locks) -> None:
@@ -335,7 +465,7 @@ async def test_an_api_server_that_goes_and_comes_back(embedded: EmbeddedForTests
     async with running(embedded.admin_kubeconfig, "-n", "shop", "--watch") as program:
         assert "shop/cart  leading: cart-0" in await line(program.stdout)
         assert "shop/old  leading: old-0" in await line(program.stdout)
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         await embedded.server.stop()
         assert re.fullmatch(r"electionctl: GET \S+: .*; trying again", await line(program.stderr))
         locks.put("cart", record("cart-1"))
@@ -362,7 +492,7 @@ async def test_a_watch_that_fell_behind(embedded: EmbeddedForTests, locks: Locks
     embedded.server.before_request = gone
     async with running(embedded.admin_kubeconfig, "-n", "shop", "--watch") as program:
         assert "leading: cart-0" in await line(program.stdout)
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         locks.lead("cart", "cart-1", "n2")
         assert "leading: cart-1" in await line(program.stdout)
         program.send_signal(signal.SIGINT)
@@ -386,7 +516,7 @@ async def test_a_reader_that_has_read_enough(embedded: EmbeddedForTests, locks: 
     )
     os.close(writing)
     try:
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         os.close(reading)
         locks.lead("cart", "cart-1", "n1")
         async with asyncio.timeout(PATIENCE):
@@ -466,7 +596,7 @@ async def test_a_live_table(embedded: EmbeddedForTests, locks: Locks) -> None:
     os.close(terminal.theirs)
     try:
         await until(terminal.shows("cart-0", "n1", "leading", "not yet", "n1  ███ 1"), "the table is shown")
-        await until(lambda: embedded.server.open_watches, "it watches")
+        await until(lambda: embedded.server.open_watches == 2, "it watches")
         locks.lead("cart", "cart-1", "n2", state="checking")
         await until(terminal.shows("cart-1", "checking", "n2  ░░░ 0 + 1 arriving", "s ago"), "it shows the next one")
         await embedded.server.stop()
@@ -487,10 +617,21 @@ async def test_a_live_table(embedded: EmbeddedForTests, locks: Locks) -> None:
 # -- With sidecars -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_leaders_of_sidecars(sidecars: Sidecars, api_server: APIServer) -> None:
-    """What real candidates write is read: who leads, on which node, since when; and so is what they do after that."""
+@pytest.mark.parametrize("lock", ["endpoints", "leases"])
+async def test_the_leaders_of_sidecars(sidecars: Sidecars, api_server: APIServer, lock: str) -> None:
+    """What real candidates write is read: who leads, on which node, since when; and so is what they do after that.
+
+    On Leases in the whole cluster, from where a real API server leaves out the nodes' own.
+    """
     namespace = api_server.namespace()
-    async with running(api_server.admin_kubeconfig, "-n", namespace, "--watch", "--json") as program:
+    where = ("-n", namespace) if lock == "endpoints" else ("-A",)
+    async with running(api_server.admin_kubeconfig, *where, "--watch", "--json") as program:
+
+        async def leading() -> dict[str, Any]:
+            while (told := await event(program))["state"] != "leading" or told["namespace"] != namespace:
+                pass
+            return told
+
         started = [
             sidecars.start(
                 election="example",
@@ -498,22 +639,21 @@ async def test_the_leaders_of_sidecars(sidecars: Sidecars, api_server: APIServer
                 namespace=namespace,
                 ttl="2s",
                 kubeconfig=api_server.admin_kubeconfig,
-                env={"NODE_NAME": f"node-of-{identity}", "POD_UID": identity},
+                env={"NODE_NAME": f"node-of-{identity}", "POD_UID": identity, "ELECTION_LOCK": lock},
             )
             for identity in ("a", "b")
         ]
         leader = await leader_of(started)
 
-        done = await leaders(api_server.admin_kubeconfig, "-n", namespace, "--json")
+        done = await leaders(api_server.admin_kubeconfig, *where, "--json")
         assert (done.status, done.err) == (0, "")
-        (told,) = json.loads(done.out)["elections"]
+        (told,) = (one for one in json.loads(done.out)["elections"] if one["namespace"] == namespace)
         assert (told["election"], told["holder"], told["state"]) == ("example", leader.identity, "leading")
         assert (told["node"], told["claimed"], told["lease_seconds"]) == (f"node-of-{leader.identity}", True, 2)
+        assert told["lock"] == lock
 
-        while (await event(program))["state"] != "leading":
-            pass
+        await leading()
         await leader.terminate()
         (follower,) = (one for one in started if one is not leader)
-        while (told := await event(program))["state"] != "leading":
-            pass
+        told = await leading()
         assert (told["holder"], told["node"]) == (follower.identity, f"node-of-{follower.identity}")

@@ -15,8 +15,12 @@ from sidecar.kubeconfig import ConfigError
 from sidecar.lab import board, context
 from sidecar.lab.standings import (
     ADDED,
+    BOTH,
     CHANGED,
+    DIVIDED,
+    ENDPOINTS,
     HANDING_OVER,
+    LEASES,
     RAN_OUT,
     REMOVED,
     UNREADABLE,
@@ -26,8 +30,10 @@ from sidecar.lab.standings import (
     Observed,
     Standing,
     by_group,
+    combined,
     loads,
     standing_of,
+    standing_of_lease,
     time_of,
 )
 from sidecar.record import CHECKING, CLAIM_ANNOTATION, GROUP_LABEL, LEADING, RECORD_ANNOTATION, Claim, Record
@@ -72,6 +78,24 @@ def lock(
         "labels": {GROUP_LABEL: group} if group else {},
     }
     return {"kind": "PartialObjectMetadata", "metadata": metadata}
+
+
+def lease(
+    holder: str | None,
+    *,
+    renewed: str = "2026-05-04T11:59:58",
+    claimed: str | None = None,
+    group: str = "",
+    nodes: Iterable[str] = (),
+    **spec: Any,  # noqa: ANN401 - fields of a Lease's spec
+) -> dict[str, Any]:
+    """Return a Lease of the same election, whose record is that of `record`; `None` for one that was never held."""
+    body = lock(claimed=claimed, group=group, nodes=nodes)
+    if holder is None:
+        return {**body, "spec": spec}
+    held = {"holderIdentity": holder, "leaseDurationSeconds": 10, "leaseTransitions": 1}
+    times = {"acquireTime": "2026-05-04T11:58:40.000000Z", "renewTime": f"{renewed}.000000Z"}
+    return {**body, "spec": {**held, **times, **spec}}
 
 
 def read(**how: Any) -> Standing:  # noqa: ANN401 - arguments of `lock`
@@ -123,6 +147,125 @@ def test_what_a_lock_object_says(recorded: str | None, claimed: str | None, expe
 def test_what_no_election_has_to_do_with(body: Mapping[str, Any]) -> None:
     """A Service's own Endpoints, and whatever is no object, stand for no election."""
     assert standing_of(body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (lease(None), None),
+        (lease(""), None),
+        (lease("a"), {"state": LEADING, "holder": "a", "claimed": False}),
+        (lease(None, group="g"), {"state": VACANT, "group": "g"}),
+        (lease("", claimed=claim("", "n2", successor="b")), {"state": HANDING_OVER, "successor": "b", "node": "n2"}),
+        (lease("", nodes=["n1"]), {"state": VACANT, "candidate_nodes": frozenset({"n1"})}),
+        (lease("a", claimed=claim("a", "n1", weight=3)), {"state": LEADING, "node": "n1", "weight": 3}),
+        (lease("a", claimed=claim("a", "n1", state="checking")), {"state": CHECKING, "claimed": True}),
+        (lease("a", claimed=claim("b", "n1")), {"state": LEADING, "node": "", "claimed": False}),
+        (lease("a", group="g", leaseDurationSeconds=None), {"state": UNREADABLE, "holder": ""}),
+        (lease("a", strategy="OldestEmulationVersion", preferredHolder="b"), {"state": LEADING, "holder": "a"}),
+        ({**lease("a"), "spec": []}, None),
+        ({"metadata": []}, None),
+    ],
+)
+def test_what_a_lease_says(body: Mapping[str, Any], expected: Mapping[str, object] | None) -> None:
+    """The same as Endpoints, with the spec for a record. One that nobody of ours wrote to counts if it has a holder."""
+    standing = standing_of_lease(body, others=True)
+    if expected is None:
+        assert standing is None
+        return
+    assert standing is not None
+    assert {name: getattr(standing, name) for name in expected} == expected
+    assert (standing.key, standing.lock) == (("shop", "app"), LEASES)
+    if standing.holder:
+        assert (standing.acquired, standing.lease_seconds) == ("2026-05-04T11:58:40Z", 10)
+
+
+@pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        (lease("node-1"), False),
+        (lease(""), False),
+        (lease("a", group="g"), True),
+        (lease("a", claimed=claim("a", "n1")), True),
+        (lease("a", claimed="garbage"), True),
+        (lease("", nodes=["n1"]), True),
+    ],
+)
+def test_leases_that_are_no_elections(body: Mapping[str, Any], *, counts: bool) -> None:
+    """Where many Leases are read that serve something else, only those count that have a mark of ours."""
+    assert (standing_of_lease(body, others=False) is not None) is counts
+
+
+# -- Two lock objects --------------------------------------------------------------------------------------------------
+
+EARLIER, LONG_AGO = "2026-05-04T11:59:50", "2026-05-04T11:58:00"
+"""Within a lease of when records are usually renewed, and longer ago."""
+
+
+def both(endpoints: str | None, spec: dict[str, Any], *, newer: str, **how: Any) -> Standing:  # noqa: ANN401 - of `lock`
+    """Return what Endpoints with this record and a Lease come to, of which the `newer` was written last."""
+    versions = {ENDPOINTS: "7", LEASES: "7", newer: "8"}
+    one, another = lock(recorded=endpoints, **how), {**spec}
+    one["metadata"] = {**one["metadata"], "resourceVersion": versions[ENDPOINTS]}
+    another["metadata"] = {**another["metadata"], "resourceVersion": versions[LEASES]}
+    found = combined(standing_of(one), standing_of_lease(another, others=True))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "spec", "newer", "expected"),
+    [
+        # Before and after a candidate of both: what one of them says is all there is, or is from long ago.
+        (record("a"), lease(None, group="g"), ENDPOINTS, (ENDPOINTS, LEADING, "a")),
+        (record("old", renewed=f"{LONG_AGO}Z"), lease("a"), LEASES, (LEASES, LEADING, "a")),
+        (record("", renewed=f"{LONG_AGO}Z"), lease("a"), LEASES, (LEASES, LEADING, "a")),
+        (record("a"), lease("old", renewed=LONG_AGO), ENDPOINTS, (ENDPOINTS, LEADING, "a")),
+        ("garbage", lease("a"), LEASES, (LEASES, LEADING, "a")),
+        # One of both renews, releases, and is followed.
+        (record("a"), lease("a"), LEASES, (BOTH, LEADING, "a")),
+        (record("a"), lease("a", renewed=EARLIER), ENDPOINTS, (BOTH, LEADING, "a")),
+        (record(""), lease("a", renewed=EARLIER), ENDPOINTS, (BOTH, VACANT, "")),
+        (record(""), lease("", group="g"), LEASES, (BOTH, VACANT, "")),
+        (record("b"), lease("", group="g", renewed=EARLIER), ENDPOINTS, (BOTH, LEADING, "b")),
+        # Two that should not be in one election, whichever of them renewed last.
+        (record("a"), lease("b", renewed=EARLIER), ENDPOINTS, (BOTH, DIVIDED, "a")),
+        (record("a", renewed=f"{EARLIER}Z"), lease("b"), LEASES, (BOTH, DIVIDED, "a")),
+    ],
+)
+def test_an_election_on_both(
+    endpoints: str | None, spec: dict[str, Any], newer: str, expected: tuple[str, str, str]
+) -> None:
+    """What was written last says who leads; both count that were renewed together, and they divide what they differ in.
+
+    A candidate that is still registered on what an update has left behind is not there any more.
+    """
+    found = both(endpoints, spec, newer=newer, nodes=["n1"], group="g")
+    assert (found.lock, found.state, found.holder) == expected
+    assert found.group == "g"
+    assert found.candidate_nodes == (frozenset() if found.lock == LEASES else {"n1"})
+    assert bool(found.problem) == (found.state == DIVIDED)
+
+
+def test_one_object_alone() -> None:
+    """An election that has one lock object is on that."""
+    assert combined(read(recorded=record("a")), None) == read(recorded=record("a"))
+    held = standing_of_lease(lease("a"), others=True)
+    assert combined(None, held) == held
+    assert combined(None, None) is None
+
+
+def test_news_of_both() -> None:
+    """The second write of a candidate of both is no news, nor is who renewed last where two divide an election."""
+    observed = Observed()
+    first = both(record("a"), lease("a", renewed=EARLIER), newer=ENDPOINTS)
+    assert observed.see(first, 0.0).kind == ADDED
+    assert not observed.see(both(record("a"), lease("a"), newer=LEASES), 1.0).is_news
+    assert observed.changed_at(first.key) == 1.0
+
+    assert observed.see(both(record("a"), lease("b", renewed=EARLIER), newer=ENDPOINTS), 2.0).is_news
+    assert not observed.see(both(record("a"), lease("b"), newer=LEASES), 3.0).is_news
+    assert observed.see(both(record("a", renewed=f"{LONG_AGO}Z"), lease("b"), newer=LEASES), 4.0).is_news
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-05-04", "2026-05-04T11:59:58", "0001-01-01T00:00:00"])
@@ -280,6 +423,31 @@ def test_the_tables() -> None:
     ]
 
 
+def test_locks_that_are_not_endpoints() -> None:
+    """As soon as an election is on a Lease, the tables say what each is on."""
+    held = standing_of_lease(lease("app-0"), others=True)
+    assert held is not None
+    divided = replace(both(record("x-0"), lease("x-1"), newer=LEASES), election="x")
+    assert drawn([EXAMPLE[0], held, divided]) == [
+        "group g, namespace shop",
+        "ELECTION  HOLDER  NODE  LOCK       STATE    SINCE                 FOR    RENEWED",
+        "cart      cart-0  n1    endpoints  leading  2026-05-04T11:58:40Z  1m20s  2s ago",
+        "",
+        "n1  ███ 1",
+        "n2  0",
+        "n3  0",
+        "",
+        "no group, namespace shop",
+        "ELECTION  HOLDER  NODE  LOCK             STATE              SINCE                 FOR    RENEWED",
+        "app       app-0   ?     leases           leading, no claim  2026-05-04T11:58:40Z  1m20s  2s ago",
+        "x         x-0     ?     endpointsleases  divided, no claim  2026-05-04T11:58:40Z  1m20s  2s ago",
+        "x: divided: x-0 holds the Endpoints, x-1 the Lease (endpointsleases)",
+        "",
+        "unknown node  ███ 1",
+        "",
+    ]
+
+
 def test_a_narrow_terminal() -> None:
     """Where the times do not fit they are left out, and how long remains."""
     lines = drawn(EXAMPLE, width=70)
@@ -368,6 +536,8 @@ def test_ages(seconds: float, text: str) -> None:
         (replace(EXAMPLE[0], state=CHECKING), "checking: cart-0 on n1"),
         (read(recorded=record("")), "vacant"),
         (EXAMPLE[3], "unreadable record: not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (replace(EXAMPLE[0], lock=LEASES), "leading: cart-0 on n1 (leases)"),
+        (replace(EXAMPLE[0], state=VACANT, lock=BOTH), "vacant (endpointsleases)"),
     ],
 )
 def test_lines(standing: Standing, said: str) -> None:
@@ -388,6 +558,7 @@ def test_the_document() -> None:
         "namespace": "shop",
         "election": "cart",
         "group": "g",
+        "lock": "endpoints",
         "state": "leading",
         "holder": "cart-0",
         "successor": None,
