@@ -24,15 +24,8 @@ venv: $(INSTALLED) ## the virtual environment .venv, with everything that the ot
 demo: $(INSTALLED) ## 25 sidecars on 3 nodes: leaders spread, a node is lost, and comes back; no cluster needed
 	@$(BIN)/electionctl demo $(ARGS)
 
-# The image and the cluster are for one process, and after the others: they measure as well. The searches, which need a
-# processor and nothing else, take meanwhile what is left of it.
 test: lint ## everything: lint, and all tests; those of image and cluster where there is an engine and root
-	@$(BIN)/pytest -n 3 --dist worksteal -m "not image and not cluster and not search" --leave-out-unavailable \
-	  --junit-xml=build/tests.xml $(ARGS)
-	@nice -n 19 $(BIN)/pytest -n 2 --dist worksteal -m search --junit-xml=build/tests-searches.xml $(ARGS) \
-	    >build/searches.log 2>&1 & searches=$$!; \
-	  $(BIN)/pytest -m "image or cluster" --leave-out-unavailable --junit-xml=build/tests-containers.xml $(ARGS); \
-	  containers=$$?; wait $$searches; found=$$?; cat build/searches.log; [ $$containers = 0 ] && [ $$found = 0 ]
+	@$(BIN)/python -m tests.testbed.sessions $(ARGS)
 
 test-fast: $(INSTALLED) ## the tests that need no server, in about a minute
 	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS) \

@@ -46,6 +46,7 @@ from sidecar.kube import ApiError, ConflictError, ForbiddenError, GoneError, Not
 from sidecar.locks import Bookmark
 from sidecar.record import Record, UnreadableRecord, format_time
 from sidecar.settler import Settler
+from sidecar.tally import Tally
 from sidecar.troubles import Troubles
 
 if TYPE_CHECKING:
@@ -150,12 +151,14 @@ class Candidate:
         random: random.Random,
         request_timeout: float,
         log: FilteringBoundLogger,
+        tally: Tally | None = None,
     ) -> None:
         self._lock = lock
         self._clock = clock
         self._random = random
         self._request_timeout = request_timeout
         self._log = log
+        self._tally = tally if tally is not None else Tally()
         self._state = State(candidacy=candidacy)
         self._woken = asyncio.Event()
         self._news = asyncio.Event()
@@ -280,7 +283,12 @@ class Candidate:
         self._happened(Stand(why))
 
     def step_down(self, why: str) -> bool:
-        """Stop leading at once, release the lock, and leave it to others for two leases; return whether this led."""
+        """Stop leading at once, release the lock, and leave it to others for two leases; return whether this led.
+
+        Whoever holds nothing is not kept from the lock, or there would be no leader once everybody was asked.
+        """
+        if not self._state.may_hold:
+            return False
         led = self.is_leading()
         self._happened(step_down(self._state.candidacy, self._clock.now(), why))
         return led
@@ -309,6 +317,7 @@ class Candidate:
             self._woken.clear()
             state, action = next_action(self._state, self._moment())
             self._replace(state)
+            self._tally.act(action, state)
             self._tell(action)
             match action:
                 case Wait(until):
@@ -319,7 +328,11 @@ class Candidate:
                 case Write():
                     if not action.record.holder:
                         await self._part()
-                    self._happened(await self._write(action))
+                    asked_at = self._clock.now()
+                    event = await self._write(action)
+                    now = self._clock.now()
+                    self._tally.wrote(event, self._state, now=now, seconds=now - asked_at)
+                    self._happened(event)
                 case Count():
                     self._happened(await self._count())
                 case Leave():
@@ -357,6 +370,7 @@ class Candidate:
         finally:
             self._read_limit = None
         self._troubles.ended("get")
+        self._tally.read()
         if snapshot is not None:
             self._expect(snapshot.version)
         return Fetched(snapshot, asked_at)
@@ -400,6 +414,7 @@ class Candidate:
             version = await self._version_to_watch_from(forgotten)
             started = self._clock.now()
             pause = 0.0
+            self._tally.watch()
             try:
                 await self._watch(version)
                 forgotten = 0
@@ -485,6 +500,7 @@ class Candidate:
 
     def _replace(self, state: State) -> None:
         before, self._state = self._state, state
+        self._tally.change(before, state, self._clock.now())
         if self._settler is not None:
             self._settler.stir()
         for listener in self._listeners:

@@ -41,11 +41,13 @@ NEEDED = (
     "queue",
     "six.moves.urllib.parse",
     "urllib.request",
+    "yarl._path",
     "yarl._quoters",
     # Questions on port 4040: the first one, and those with a header that takes some reading.
     "aiohttp.web_protocol",
     # Our own.
     "sidecar.balance",
+    "sidecar.companions",
     "sidecar.settling",
 )
 """Modules that are used only once something happens. Found with `python -X importtime` in every test of the system."""

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from tests.testbed import binaries, golang, peers, provision
+from tests.testbed import promcheck as promcheck_module
 from tests.testbed.apiserver import ENVIRONMENT_KUBECONFIG, RealAPIServer, StartError, open_api_server
 from tests.testbed.layers import REAL_PROPERTY
 from tests.testbed.ports import free_port
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.testbed.embedded import APIServer
 
-REAL_FIXTURES = {"real_api_server", "clientgo_peer", "kubectl"}
+REAL_FIXTURES = {"real_api_server", "clientgo_peer", "clientgo_lease_peer", "kubectl", "promcheck"}
 EMBEDDED_FIXTURES = {"api_server", "embedded"}
 SEARCHES = {Path(__file__).parent / "safety" / name for name in ("explore", "simulate", "mutants")}
 """Folders of tests that keep a processor busy for minutes."""
@@ -139,7 +140,12 @@ def _provide(session: pytest.Session, layer: str) -> None:
 def _build(session: pytest.Session) -> None:
     selected = [item for item in session.items if isinstance(item, pytest.Function) and _is_real(item)]
     needed = {name for item in selected for name in item.fixturenames}
-    builds = {"kubectl": lambda: binaries.ensure_programs("kubectl"), "clientgo_peer": peers.clientgo}
+    builds = {
+        "kubectl": lambda: binaries.ensure_programs("kubectl"),
+        "clientgo_peer": peers.clientgo,
+        "clientgo_lease_peer": peers.clientgo_lease,
+        "promcheck": promcheck_module.program,
+    }
     if not os.environ.get(ENVIRONMENT_KUBECONFIG):
         builds["real_api_server"] = binaries.ensure
     for name, build in builds.items():
@@ -196,11 +202,27 @@ def clientgo_peer(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clientgo_lease_peer(pytestconfig: pytest.Config) -> Path:
+    """Return the program that is today's client-go's leader elector, on the Lease lock."""
+    if problem := pytestconfig.stash.get(PROBLEMS, {}).get("clientgo_lease_peer"):
+        pytest.fail(f"no client-go peer: {problem}", pytrace=False)
+    return peers.clientgo_lease()
+
+
+@pytest.fixture(scope="session")
 def kubectl(pytestconfig: pytest.Config) -> Path:
     """Return kubectl, of the version of the API server."""
     if problem := pytestconfig.stash.get(PROBLEMS, {}).get("kubectl"):
         pytest.fail(f"no kubectl: {problem}", pytrace=False)
     return binaries.ensure_programs("kubectl") / "kubectl"
+
+
+@pytest.fixture(scope="session")
+def promcheck(pytestconfig: pytest.Config) -> promcheck_module.Promcheck:
+    """Return what asks Prometheus' own linter, parser and query engine."""
+    if problem := pytestconfig.stash.get(PROBLEMS, {}).get("promcheck"):
+        pytest.fail(f"no promcheck: {problem}", pytrace=False)
+    return promcheck_module.Promcheck(promcheck_module.program())
 
 
 @pytest.fixture(scope="session")

@@ -35,11 +35,14 @@ EXAMPLE = K8S / "example"
 PLAIN = K8S / "example.yaml"
 MIGRATING = ROOT / "docs" / "migrating.md"
 
-COMPLETE = sorted([PLAIN, *K8S.glob("rbac/*/rbac.yaml"), *EXAMPLE.glob("example.yaml")])
+COMPLETE = sorted(
+    [PLAIN, *K8S.glob("rbac/*/rbac.yaml"), *EXAMPLE.glob("example.yaml"), *K8S.glob("services/services.yaml")]
+)
 """What is applied with `kubectl apply -f`."""
 
 KUSTOMIZATIONS = sorted(
-    path.parent for path in [EXAMPLE / "kustomization.yaml", *K8S.glob("rbac/*/kustomization.yaml")]
+    path.parent
+    for path in [EXAMPLE / "kustomization.yaml", *K8S.glob("rbac/*/kustomization.yaml"), *K8S.glob("services/kust*")]
 )
 """What is applied with `kubectl apply -k`."""
 

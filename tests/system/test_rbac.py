@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 RBAC = Path(__file__).parents[2] / "k8s" / "rbac"
 STEPS = ("stock", "recommended", "cluster")
+LEASES = "leases"
+"""The file that one of the steps takes in addition, where the locks are Leases."""
+
+API_GROUPS = {"leases": "coordination.k8s.io"}
 ELECTING = {"get", "create", "update"}
 RENEWED = "2026-01-01T00:00:00Z"
 """The verbs on the lock object without which nobody leads."""
@@ -61,12 +65,12 @@ def objects_of(step: str) -> Objects:
 
 
 def permissions(objects: Objects) -> list[Permission]:
-    """Return all that these objects allow; every rule is one of the core API group, for objects of any name."""
+    """Return all that these objects allow; every rule names a resource in its API group, and objects of any name."""
     found = []
     for item in objects:
         for rule in item.get("rules", []):
             assert set(rule) == {"apiGroups", "resources", "verbs"}
-            assert rule["apiGroups"] == [""]
+            assert rule["apiGroups"] == [API_GROUPS.get(one, "") for one in rule["resources"]]
             found += [Permission(item["kind"], one, verb) for one in rule["resources"] for verb in rule["verbs"]]
     return found
 
@@ -120,7 +124,12 @@ class Account:
             "kind": "SubjectAccessReview",
             "spec": {
                 "user": f"system:serviceaccount:{namespace}:leader-elector",
-                "resourceAttributes": {"resource": permission.resource, "verb": permission.verb, **scope},
+                "resourceAttributes": {
+                    "group": API_GROUPS.get(permission.resource, ""),
+                    "resource": permission.resource,
+                    "verb": permission.verb,
+                    **scope,
+                },
             },
         }
         answer = self.server.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
@@ -153,16 +162,21 @@ class Scene:
     namespace: str
     elsewhere: str
     """The namespace of the elections that others lead."""
+    lock: str
+    """The kind of the candidates' lock objects, and of the one of the election that should move."""
 
     def denied(self) -> set[tuple[str, str]]:
-        """Return what the candidates were refused, by what they logged: verbs and resources."""
+        """Return what the candidates were refused, by what they logged: verbs and resources, without the optional."""
         logged = "\n".join(candidate.output() for candidate in self.candidates)
-        return set(re.findall(r"cannot ([a-z]+) resource \\\"([a-z]+)\\\"", logged))
+        refused = set(re.findall(r"cannot ([a-z]+) resource \\\"([a-z]+)\\\"", logged))
+        optional = {(one.verb, one.resource) for one in permissions(objects_of("optional"))}
+        # Whether there are elections on Leases in the group, candidates on Endpoints ask once.
+        return refused - optional - ({("list", LEASES)} if self.lock != LEASES else set())
 
     def annotations(self, namespace: str, election: str) -> dict[str, str]:
         """Return the annotations of a lock object, none where there is none."""
         try:
-            lock = self.server.request("GET", f"/api/v1/namespaces/{namespace}/endpoints/{election}")
+            lock = self.server.request("GET", f"{_collection(self.lock, namespace)}/{election}")
         except APIError as error:
             if error.reason == "NotFound":
                 return {}
@@ -189,7 +203,7 @@ class Scene:
         return {}
 
 
-async def set_scene(account: Account, sidecars: Sidecars, objects: Objects) -> Scene:
+async def set_scene(account: Account, sidecars: Sidecars, objects: Objects, *, lock: str = "endpoints") -> Scene:
     """Apply the objects, make what others lead, and start two candidates who act as the service account.
 
     Where the objects allow something in the whole cluster, the others are in another namespace.
@@ -209,11 +223,11 @@ async def set_scene(account: Account, sidecars: Sidecars, objects: Objects) -> S
     claim = Claim(holder="other-0", node="node-1", pod_uid="other-0", term=1, renewed=RENEWED)
     misplaced = {registration_key(one.identity): one.encode() for one in registered}
     misplaced[CLAIM_ANNOTATION] = claim.encode()
-    _lock(server, "misplaced", namespace=elsewhere, group=namespace, holder="other-0", annotations=misplaced)
-    _lock(server, "stock", namespace=elsewhere, group=namespace, holder="stock-0", annotations={})
+    _lock(server, lock, "misplaced", namespace=elsewhere, group=namespace, holder="other-0", annotations=misplaced)
+    _lock(server, "endpoints", "stock", namespace=elsewhere, group=namespace, holder="stock-0", annotations={})
     _pod(server, "stock-0", namespace=elsewhere, node="node-3")
 
-    variables = {"NODE_NAME": "node-1", "ELECTION_GROUP": namespace}
+    variables = {"NODE_NAME": "node-1", "ELECTION_GROUP": namespace, "ELECTION_LOCK": lock}
     if cluster:
         variables["ELECTION_BALANCE_SCOPE"] = "cluster"
     candidates = [
@@ -228,24 +242,28 @@ async def set_scene(account: Account, sidecars: Sidecars, objects: Objects) -> S
         )
         for identity in ("example-0", "example-1")
     ]
-    return Scene(server, candidates, namespace, elsewhere)
+    return Scene(server, candidates, namespace, elsewhere, lock)
+
+
+def _collection(lock: str, namespace: str) -> str:
+    api = "/apis/coordination.k8s.io/v1" if lock == LEASES else "/api/v1"
+    return f"{api}/namespaces/{namespace}/{lock}"
 
 
 def _lock(
-    server: RealAPIServer, name: str, *, namespace: str, group: str, holder: str, annotations: dict[str, str]
+    server: RealAPIServer, lock: str, name: str, *, namespace: str, group: str, holder: str, annotations: dict[str, str]
 ) -> None:
     """Create a lock object as its holder would have."""
     record = Record(holder=holder, lease_seconds=3600, acquire_time=RENEWED, renew_time=RENEWED, transitions=0)
-    body = {
-        "apiVersion": "v1",
-        "kind": "Endpoints",
-        "metadata": {
-            "name": name,
-            "labels": {GROUP_LABEL: group},
-            "annotations": {RECORD_ANNOTATION: record.encode(), **annotations},
-        },
-    }
-    server.request("POST", f"/api/v1/namespaces/{namespace}/endpoints", body)
+    metadata = {"name": name, "labels": {GROUP_LABEL: group}, "annotations": annotations}
+    body: dict[str, Any] = {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata}
+    if lock == LEASES:
+        micro = RENEWED.replace("Z", ".000000Z")
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": 3600, "acquireTime": micro, "renewTime": micro}
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+    else:
+        metadata["annotations"] = {RECORD_ANNOTATION: record.encode(), **annotations}
+    server.request("POST", _collection(lock, namespace), body)
 
 
 def _pod(server: RealAPIServer, name: str, *, namespace: str, node: str) -> None:
@@ -312,7 +330,24 @@ async def test_a_step_is_enough(account: Account, sidecars: Sidecars, step: str)
     assert [line for line in follower.lines() if line["level"] not in ("debug", "info")] == []
 
 
-REMOVED = [(step, permission) for step in STEPS for permission in permissions(objects_of(step))]
+async def test_leases_take_one_file_more(account: Account, sidecars: Sidecars) -> None:
+    """With the file for Leases beside step 2, all that step 2 is enough for is so with locks that are Leases."""
+    scene = await set_scene(account, sidecars, objects_of("recommended") + objects_of(LEASES), lock=LEASES)
+    leader = await leader_of(scene.candidates)
+    await until(scene.is_registered, "both are registered", every=0.1)
+    await until(scene.is_nudged, "the election that should move is nudged", every=0.1)
+
+    async def counted() -> bool:
+        return await scene.nodes() == {"node-1": 2, "node-2": 0, "node-3": 1}
+
+    await until(counted, "all leaders count, those on Endpoints as well", every=0.1)
+    (follower,) = (one for one in scene.candidates if one is not leader)
+    await leader.terminate()
+    await follower.leading()
+    assert {resource for _, resource in scene.denied()}.isdisjoint({"leases", "endpoints"})
+
+
+REMOVED = [(step, permission) for step in (*STEPS, LEASES) for permission in permissions(objects_of(step))]
 
 
 @pytest.mark.parametrize(("step", "removed"), REMOVED, ids=[f"{step}-{one}" for step, one in REMOVED])
@@ -321,10 +356,14 @@ async def test_nothing_can_be_removed(account: Account, sidecars: Sidecars, step
 
     Without one that elects nobody leads in the end; without any other the election goes on.
     """
-    scene = await set_scene(account, sidecars, without(objects_of(step), removed))
+    objects = without(objects_of(step), removed)
+    lock = "endpoints"
+    if step == LEASES:
+        objects, lock = objects_of("recommended") + objects, LEASES
+    scene = await set_scene(account, sidecars, objects, lock=lock)
     await until(lambda: (removed.verb, removed.resource) in scene.denied(), f"{removed.verb} is refused", every=0.1)
 
-    if removed.resource == "endpoints" and removed.verb in ELECTING:
+    if removed.resource == lock and removed.verb in ELECTING:
         for candidate in scene.candidates:
             await candidate.naming("")
         return
@@ -364,3 +403,34 @@ async def test_a_role_that_names_the_lock_object(account: Account, sidecars: Sid
     (follower,) = (one for one in candidates if one is not leader)
     await follower.leading()
     assert not follower.logged("watch")
+
+
+@pytest.mark.parametrize("missing", ["leases", "endpoints"])
+async def test_the_pair_takes_both(account: Account, sidecars: Sidecars, missing: str) -> None:
+    """A candidate of the pair that may use one kind of locks only never leads, and says what it may not do.
+
+    Once it may use both, it leads.
+    """
+    objects = objects_of("recommended") + objects_of(LEASES)
+    if missing == LEASES:
+        partly = objects_of("recommended")
+    else:
+        partly = copy.deepcopy(objects)
+        for role in (item for item in partly if "rules" in item):
+            role["rules"] = [rule for rule in role["rules"] if rule["resources"] != ["endpoints"]]
+    namespace = account.server.namespace()
+    kubeconfig = account.apply(partly, namespace)
+    candidate = sidecars.start(
+        election="example",
+        identity="example-0",
+        namespace=namespace,
+        ttl="2s",
+        kubeconfig=kubeconfig,
+        env={"ELECTION_LOCK": "endpointsleases"},
+    )
+    told = await candidate.logging(f'resource "{missing}"')
+    assert told["level"] in ("warning", "error")
+    await candidate.naming("")
+
+    account.apply(objects, namespace)
+    await candidate.leading()
