@@ -38,15 +38,15 @@ def permission(need: Need) -> Permission:
 @pytest.mark.parametrize(
     ("wants", "folders"),
     [
-        (Wants(), {"recommended", "optional"}),
-        (Wants(locks=("leases",)), {"leases", "optional"}),
-        (Wants(locks=BOTH), {"recommended", "leases", "optional"}),
-        (Wants(cluster=True), {"cluster", "optional"}),
-        (Wants(balance=False), {"recommended", "optional"}),
+        (Wants(), ("recommended", "optional")),
+        (Wants(locks=("leases",)), ("leases", "optional")),
+        (Wants(locks=BOTH), ("recommended", "leases", "optional")),
+        (Wants(cluster=True), ("cluster", "optional")),
+        (Wants(balance=False), ("recommended", "optional")),
     ],
     ids=str,
 )
-def test_what_is_asked_for_is_granted(wants: Wants, folders: set[str]) -> None:
+def test_what_is_asked_for_is_granted(wants: Wants, folders: tuple[str, ...]) -> None:
     """Every permission is granted by the manifest that is named for it, and with balancing none of these is left."""
     asked = needs(wants)
     for need in asked:
