@@ -59,7 +59,7 @@ lint: $(INSTALLED) ## ruff, mypy, and the direction of imports
 format: $(INSTALLED) ## format the code
 	@$(BIN)/ruff format --quiet
 
-explore: $(INSTALLED) ## every interleaving of two and three candidates, to a bound: a million states, ten minutes
+explore: $(INSTALLED) ## every interleaving of two and three candidates, to a bound: millions of states, ten minutes
 	@$(BIN)/python -m tests.safety.explore $(ARGS)
 
 simulate: $(INSTALLED) ## random faults in virtual time, by seed, and a checker of what was served: SEEDS=10000

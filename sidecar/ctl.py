@@ -48,6 +48,17 @@ SHELLS = ("bash", "zsh", "fish")
 OPENAPI = Path(__file__).with_name("openapi.json")
 
 
+EPILOG = """\
+examples:
+  electionctl leaders -n shop                 # who leads what, on which node, since when
+  electionctl step-down store-leader -n shop  # another candidate leads
+  electionctl check -n shop                   # what is wrong, and what to do
+
+Each command's --help has its options, examples and exit statuses; --json prints the answer for programs.
+
+exit status: 0 done, 1 not done, or something is wrong, 2 called wrongly, 130 ended by Ctrl-C"""
+
+
 def main() -> None:
     """Run one command; exit 0, 1 when it failed, 2 when it was called wrongly, 130 on Ctrl-C."""
     sys.exit(_status())
@@ -85,7 +96,12 @@ def _drop_output() -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="electionctl", description=__doc__)
+    parser = Parser(
+        prog="electionctl",
+        description="Who leads, what changes, whether all is as it should be; and elections to try things out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     operating.describe(commands)
     _describe_demo(

@@ -311,7 +311,9 @@ class PodLabel:
                 # Not before somebody has had the time to see to it; the API server would be asked in vain.
                 self._labels = replace(self._labels, own=False)
                 if self._patching.deny():
-                    self._log.warning("this pod cannot be labelled: is it POD_NAME, POD_UID?", error=str(error))
+                    self._log.warning(
+                        "this pod cannot be labelled: see POD_NAME, POD_UID, POD_NAMESPACE", error=str(error)
+                    )
                 return
             if not error.refused:
                 # Leading still, it is to be put on again; not leading, to be taken off.

@@ -537,7 +537,7 @@ HEALTH_INTERVAL = Option(
     parse=_health_interval,
     accepted=f"a duration from {duration.render(MIN_HEALTH_INTERVAL)} to {duration.render(MAX_HEALTH_INTERVAL)}",
     default="2s",
-    help="How often to ask, and how long to wait for each answer.",
+    help="How often to ask, and how long to wait for each answer, 10s at most.",
 )
 HEALTH_FAILURES = Option(
     variable="ELECTION_HEALTH_FAILURES",

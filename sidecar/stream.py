@@ -36,8 +36,8 @@ RETRY_SECONDS = 1.0
 """How long a reader is asked to wait before it comes back."""
 
 HEARTBEAT_SECONDS = 2.0
-"""How often readers are sent something in any case. Whoever hears nothing for longer has to take this process for
-stopped, and somebody else for the leader soon: with the default ttl within 7.5 s of a renewal."""
+"""How long readers are sent nothing, at least, before a heartbeat; a round more at most. Whoever hears nothing for
+longer has to take this process for stopped. With the default ttl nobody else leads within 7.5 s of that."""
 
 BEHIND_SECONDS = 10.0
 """How long a reader may take for what it was sent, before it is dropped."""

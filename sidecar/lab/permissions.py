@@ -90,7 +90,7 @@ def needs(wants: Wants) -> list[Need]:
     for resource in wants.locks:
         group = API_GROUPS[resource]
         leases = "leases" if resource == "leases" else ""
-        spread = "cluster" if wants.cluster else leases or "recommended"
+        spread = leases or ("cluster" if wants.cluster else "recommended")
         found += [
             Need(
                 verb=verb,

@@ -2,7 +2,8 @@
 
 The record is never touched: the leader reads the request, stops leading, and only then gives the lock up itself, so
 there is no moment with two of them. This takes the permissions `get` and `update` on the lock object; where `watch` is
-not allowed it looks once a second. A request that is not heeded is taken back.
+not allowed it looks, after a quarter of a second at first, up to once a second. A request that is not heeded is taken
+back.
 """
 
 from __future__ import annotations

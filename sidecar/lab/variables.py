@@ -102,8 +102,18 @@ def _who(candidate: Candidate) -> Iterable[tuple[str, str, str]]:
     if not told.pod_name and told.identity == call.host_name and call.host_name != call.pod:
         what = f"POD_NAME is not set, and its identity is its host name, {told.identity!r}"
         yield WARNING, what, _from_downward("POD_NAME")
-    if told.pod_label and not told.pod_name and "POD_NAME" not in unknown:
-        yield PROBLEM, "POD_NAME is not set, and ELECTION_POD_LABEL needs it", _from_downward("POD_NAME")
+    if told.pod_label is not None:
+        yield from _what_the_label_needs(candidate, unknown)
+
+
+def _what_the_label_needs(candidate: Candidate, unknown: set[str]) -> Iterable[tuple[str, str, str]]:
+    call, told = candidate.call, candidate.settings
+    for name, value in (("POD_NAME", told.pod_name), ("POD_UID", told.pod_uid)):
+        if not value and name not in unknown:
+            yield PROBLEM, f"{name} is not set, and ELECTION_POD_LABEL needs it", _from_downward(name)
+    if told.pod_namespace != call.namespace and "POD_NAMESPACE" not in unknown:
+        what = f"the pod would be labelled in namespace {told.pod_namespace}, and is in {call.namespace}"
+        yield PROBLEM, what, "set POD_NAMESPACE from metadata.namespace"
 
 
 def _how(candidate: Candidate) -> Iterable[tuple[str, str, str]]:

@@ -33,7 +33,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LIMITS = re.findall(r"^\| (`[a-z_]+\.[A-Z_]+`[^|]*) \| ([^|]+) \|", BALANCE, re.MULTILINE)
 """The rows of the table of limits: which constants, and their values."""
 
-MODULES = ("balance", "census", "election", "registration", "settling")
+MODULES = ("balance", "census", "election", "group", "registration", "settling")
 """Whose limits belong into it without exception."""
 
 

@@ -195,7 +195,7 @@ def test_elections_on_both_kinds_count_once() -> None:
 
 
 def test_a_kind_that_the_group_does_not_use_costs_next_to_nothing() -> None:
-    """Where there is nothing of the other kind, it is asked for once a minute at most; where there is, each time."""
+    """Where there is nothing of the other kind, it is asked for every `ABSENCE_SECONDS`; else each time."""
 
     async def scene(bed: Bed) -> None:
         for _ in range(10):

@@ -157,7 +157,10 @@ def test_what_it_says_of_limits() -> None:
     assert f"At a further address there may be {web.FURTHER_LIMIT}." in told
     assert f"there may be {stream.READER_LIMIT}, and beyond that the oldest" in told
     events = DESCRIPTION["paths"]["/events"]["get"]
-    assert f"for {stream.HEARTBEAT_SECONDS:g} seconds.\n" in events["description"]
+    assert (
+        f"for {stream.HEARTBEAT_SECONDS:g} to {stream.HEARTBEAT_SECONDS + stream.ROUND_SECONDS:g} seconds.\n"
+        in events["description"]
+    )
     assert f"takes nothing for {stream.BEHIND_SECONDS:g} seconds is" in events["description"]
     assert f"up to the last {stream.REMEMBERED}, " in events["parameters"][0]["description"]
 
