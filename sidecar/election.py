@@ -444,6 +444,10 @@ class State:
         """Return why this candidate does not stand for election at this instant, `""` when it does."""
         return next((order.why for order in self.abstentions if now < order.until), "")
 
+    def refuses(self, now: float) -> bool:
+        """Tell whether it would not even take a lock that nobody else wants, nor keep one that it finds its own."""
+        return any(now < order.until and order.patience == math.inf for order in self.abstentions)
+
     def is_leading(self, now: float) -> bool:
         """Tell whether this candidate is the leader at this instant. Ask anew for every answer."""
         return self.term is not None and self.term.confirmed and now < self.term.valid_until
@@ -488,7 +492,7 @@ def next_action(state: State, moment: Moment) -> tuple[State, Action]:
         state = replace(state, handing_to=None, yielding=False)  # done, or somebody else has it
     if observed is None or state.must_read:
         return state, Read("find out what the lock is" if observed is None else "find out what became of the lock")
-    if observed.mine and (state.term is not None or (state.unheard < _UNHEARD_LIMIT and not state.abstains(now))):
+    if observed.mine and (state.term is not None or (state.unheard < _UNHEARD_LIMIT and not state.refuses(now))):
         return _renew(state, observed, moment)
     if now < observed.held_until:
         return _follow(state, observed, now)
@@ -550,6 +554,8 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         return state, Wait(until, f"does not stand for election: {state.abstains(moment.now)}")
     me = state.candidacy
     counts = me.balance is not None and not observed.counted and not _is_successor(state, observed.snapshot)
+    # Whoever bids because nobody else wanted the lock has waited for long enough.
+    counts = counts and not state.abstains(moment.now)
     # A bid that was held back may come too late, so it is not sent before another look.
     fresh_since = observed.held_until if me.balance is None else observed.bid_at
     fresh_since = max(fresh_since, stands_at)

@@ -68,6 +68,7 @@ class HealthGate:
         self._successes = successes
         self._log = log
         self._health = Health()
+        self._failures_at_first = 0
         self._reason = ""
         candidate.abstain(WHY)
 
@@ -108,12 +109,22 @@ class HealthGate:
         before = self._health
         self._health = judged(before, good=good, failures=self._failures, successes=self._successes)
         if self._health.healthy == before.healthy:
+            if not good and not self._health.healthy:
+                self._see_first_failures()
             if not good and before.contrary == 0:
                 self._log.debug("the main container did not say that it is healthy", reason=self._reason)
             return
+        self._failures_at_first = self._failures
         if self._health.healthy:
             self._log.info("the main container is healthy: this candidate stands for election")
             self._candidate.stand(WHY)
         else:
+            self._log.warning("the main container is not healthy: this candidate does not lead", reason=self._reason)
+            self._candidate.abstain(WHY)
+
+    def _see_first_failures(self) -> None:
+        """Give the lock up that this pod may hold from before its container was restarted, once it is clear."""
+        self._failures_at_first += 1
+        if self._failures_at_first == self._failures:
             self._log.warning("the main container is not healthy: this candidate does not lead", reason=self._reason)
             self._candidate.abstain(WHY)

@@ -51,6 +51,9 @@ SECOND_ATTEMPTS = 4
 HALVES = 3
 """How many halves in a row are taken up again at once, where the second one failed: others may have more luck."""
 
+HOPELESS_LEASES = 4
+"""Leases after the first of many halves, until another one is tried."""
+
 _BODIES = ("endpoints", "lease")
 """Where the two objects stand in the body of a snapshot of both."""
 
@@ -274,6 +277,10 @@ class PairLock:
         self._timeout = timeout
         self._places = (_Place(self._endpoints), _Place(self._lease))
         self._half: _Half | None = None
+        self._clock = clock
+        self._alone = 0
+        """First halves in a row without a second one."""
+        self._alone_since = 0.0
         self._second = Permission(clock)
         self._refusal = ""
         self._watching: _BothWatches | None = None
@@ -346,6 +353,9 @@ class PairLock:
         """
         if self._second.denied:
             raise ForbiddenError(f"{self._refusal}; so the Endpoints are left alone as well", status=403)
+        if record.holder and self._is_hopeless(record.lease_seconds):
+            # RFC 4918: failed dependency. Nothing was sent.
+            raise ApiError("the Lease could not be written; so the Endpoints are left alone for a while", status=424)
         ends = asyncio.get_running_loop().time() + self._timeout
         first, second = self._based_on(base)
         self._half = half = self._begun(record.encode(), second.text if second is not None else None)
@@ -353,6 +363,7 @@ class PairLock:
         endpoints, _ = self._places
         try:
             written = await self._endpoints.write(first, record, claim, others)
+            self._note_half()
             self._learn(endpoints, written)
             async with asyncio.timeout(ends - asyncio.get_running_loop().time()):
                 await self._write_lease(second, record, claim, others)
@@ -362,10 +373,31 @@ class PairLock:
             if half.halves >= HALVES:
                 self._half = None
         self._half = None
+        self._alone = 0
         both = self._both()
         if both is None:
             raise ApiError("both lock objects were deleted as they were written")
         return replace(both, version=written.version)
+
+    def _note_half(self) -> None:
+        """Count a first half as one that stays alone, until the second one is there as well."""
+        if not self._alone:
+            self._alone_since = self._clock()
+        self._alone += 1
+
+    def _is_hopeless(self, lease: int) -> bool:
+        """Tell whether only first halves could be written for a whole lease, also after several attempts.
+
+        Each of them starts the wait of those anew who know nothing but Endpoints, and one of whom could lead: they are
+        given the time for it, a candidate of the stock image its ttl besides.
+        """
+        seconds = self._clock() - self._alone_since
+        if self._alone < HALVES or seconds < lease:
+            return False
+        if seconds < HOPELESS_LEASES * lease:
+            return True
+        self._alone = 0
+        return False
 
     def _based_on(self, base: Snapshot | None) -> tuple[Snapshot | None, Snapshot | None]:
         bodies = [base.body[name] if base is not None else None for name in _BODIES]

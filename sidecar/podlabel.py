@@ -65,6 +65,8 @@ class Labels:
 
     own: bool | None = None
     """Whether this candidate's pod may have it. `None`: nobody has looked, and an earlier process may have left it."""
+    is_unsure: bool = False
+    """A patch that puts it on may still arrive, whatever a look shows."""
     others: tuple[Pod, ...] | None = None
     """Who else has it. `None`: nobody has looked since this leadership began."""
     look_at: float = math.inf
@@ -108,7 +110,7 @@ def next_step(labels: Labels, *, leads: bool, now: float) -> Step:
     if not leads:
         if labels.own is None:
             return Look()
-        return TakeOff() if labels.own else Rest(math.inf)
+        return TakeOff() if labels.own or labels.is_unsure else Rest(math.inf)
     if labels.others is None or now >= labels.look_at:
         return Look()
     if labels.others:
@@ -228,7 +230,7 @@ class PodLabel:
     async def _undone(self) -> None:
         """Return once this pod, whose candidate does not lead, is without the label."""
         self._observe()
-        while self._labels.own and not (self._patching.denied or self._leads):
+        while (self._labels.own or self._labels.is_unsure) and not (self._patching.denied or self._leads):
             self._done.clear()
             await self._done.wait()
 
@@ -317,7 +319,7 @@ class PodLabel:
                 return
             if not error.refused:
                 # Leading still, it is to be put on again; not leading, to be taken off.
-                self._labels = replace(self._labels, look_at=-math.inf)
+                self._labels = replace(self._labels, is_unsure=True, look_at=-math.inf)
             raise
         self._log.info("labelled this pod as the leader's", label=f"{self._key}={self._value}")
 
@@ -329,7 +331,7 @@ class PodLabel:
         except ApiError as error:
             if error.status != _INVALID:
                 raise
-        self._labels = replace(self._labels, own=False)
+        self._labels = replace(self._labels, own=False, is_unsure=False)
 
     async def _patch(self, pod: Pod, *, labelled: bool) -> None:
         metadata: dict[str, Any] = {

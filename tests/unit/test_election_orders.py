@@ -220,6 +220,33 @@ def test_a_restarted_container_does_not_resume_while_it_abstains() -> None:
     assert player.does(Write).why.startswith("resume")
 
 
+def test_whoever_keeps_a_lock_by_patience_resumes_it() -> None:
+    """A term that ended in an outage is gone on with: nobody else wanted the lock before, either."""
+    player = follower(released(5))
+    player.happens(CORDONED)
+    for _ in player.waits():
+        pass
+    player.happens(Fetched(released(5), player.now))
+    mine = player.writes(6)
+    player.does(Write, at=player.now + RETRY)
+    player.happens(Failed(write=True), at=player.now + LEASE)
+    assert not player.leads
+    for _ in player.waits():
+        pass
+    player.happens(Fetched(mine, player.now))
+    assert player.does(Write).why.startswith("resume")
+
+
+def test_patience_is_waited_for_once() -> None:
+    """Whoever bids because nobody else wanted the lock takes no census, which could hold the bid back once more."""
+    player = follower(released(5), balance=Balance())
+    player.happens(CORDONED)
+    waited = [*player.waits()][-1]
+    assert waited < LEASE + 1
+    player.happens(Fetched(released(5), player.now))
+    assert player.does(Write).why == "take over"
+
+
 def test_a_checker_gives_up_as_well() -> None:
     """It holds the lock, though it does not lead; its registration goes with the same write."""
     player = checker()

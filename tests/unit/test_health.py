@@ -129,7 +129,8 @@ async def test_what_counts_as_healthy(status: int, healthy: bool) -> None:  # no
     async with serving(answer) as url, running(gate(told, url)), asyncio.timeout(10):
         await enough.wait()
     assert set(asked) == {"GET /healthz"}
-    assert told.orders == [("abstain", WHY), ("stand", WHY)][: 1 + healthy]
+    # The second one gives up what the pod may hold from before its container was restarted.
+    assert told.orders == [("abstain", WHY), ("stand", WHY) if healthy else ("abstain", WHY)]
 
 
 async def test_orders_follow_the_answers() -> None:
@@ -170,7 +171,7 @@ async def test_an_answer_that_does_not_come_is_a_failure() -> None:
                 async with asyncio.timeout(10):
                     while not opened._reason:  # noqa: ASYNC110 - nobody tells
                         await asyncio.sleep(0.01)
-                assert told.orders == [("abstain", WHY)]
+                assert set(told.orders) == {("abstain", WHY)}
 
 
 async def test_an_answer_without_end_is_not_read() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest import mock
 
 import pytest
 
@@ -14,7 +15,7 @@ from sidecar.lab.network import LabClient, Network
 from sidecar.lab.resources import LEASES
 from sidecar.lab.virtualtime import run
 from sidecar.locks import PAIR_ANNOTATION, EndpointsLock, LeaseLock
-from sidecar.pairlock import SECOND_ATTEMPTS, PairLock, Side, Verdict, together, verdict
+from sidecar.pairlock import HOPELESS_LEASES, SECOND_ATTEMPTS, PairLock, Side, Verdict, together, verdict
 from sidecar.record import (
     CLAIM_ANNOTATION,
     LOOK_ANNOTATION,
@@ -25,7 +26,7 @@ from sidecar.record import (
     UnreadableRecord,
     step_down_request,
 )
-from tests.unit.arena import ELECTION, TIMEOUT, Arena
+from tests.unit.arena import ELECTION, TIMEOUT, TTL, Arena
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -468,6 +469,66 @@ def test_second_half_that_is_not_allowed_keeps_the_first_one_back() -> None:
         assert (await bed.pair.write(base, A2.record, A2.claim, {})).valid_claim == A2.claim
 
     on_a_store(scene)
+
+
+def test_halves_that_stay_alone_end_after_a_lease() -> None:
+    """Whoever knows nothing but the Endpoints would wait for ever: they are left alone, and tried again much later."""
+
+    async def scene(bed: Bed) -> None:
+        async def refuse(asked: str) -> None:
+            if "leases" in asked and not asked.startswith("get"):
+                raise ApiError("leases: 422: no", status=422)
+
+        bed.client.before = refuse
+        lease = A1.record.lease_seconds
+
+        async def written() -> bool:
+            """Try to write, and tell whether the Endpoints were."""
+            bed.client.asked.clear()
+            with pytest.raises(ApiError):
+                await bed.pair.write(base, A2.record, A2.claim, {})
+            return bool(bed.client.asked)
+
+        base = None
+        assert await written()
+        base = await bed.pair.fetch()
+        await asyncio.sleep(lease)
+        assert await written(), "it has not been tried often"
+        base = await bed.pair.fetch()
+        assert await written()
+        base = await bed.pair.fetch()
+        assert not await written()
+        released = await bed.pair.fetch()
+        with pytest.raises(ApiError, match="422"):
+            await bed.pair.write(released, replace(A2.record, holder=""), None, {})
+        base = await bed.pair.fetch()
+        await asyncio.sleep(HOPELESS_LEASES * lease)
+        assert await written()
+
+    on_a_store(scene)
+
+
+@pytest.mark.parametrize("status", [422, 500])
+def test_one_that_cannot_write_the_lease_leaves_the_election_to_others(status: int) -> None:
+    """A candidate on Endpoints leads instead, within a few leases, and goes on leading."""
+
+    async def main() -> None:
+        arena = Arena()
+        pair = arena.start("a", lock="endpointsleases")
+        await arena.leader()
+        other = arena.start("b")
+
+        async def refused(*_: object) -> NoReturn:
+            raise ApiError("no", status=status)
+
+        with mock.patch.object(LeaseLock, "write", refused):
+            await arena.until(other.candidate.is_leading, within=4 * TTL)
+            for _ in range(10):
+                await asyncio.sleep(TTL)
+                assert arena.leaders() == [other]
+        assert not pair.ended
+
+    run(main())
 
 
 def test_a_whole_write_takes_no_longer_than_one_request_may() -> None:

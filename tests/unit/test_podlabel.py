@@ -53,6 +53,8 @@ NEVER = float("inf")
         (Labels(own=True), False, TakeOff()),
         (Labels(own=True, others=(OTHER,)), False, TakeOff()),
         (Labels(own=False), False, Rest(NEVER)),
+        (Labels(own=False, is_unsure=True), False, TakeOff()),
+        (Labels(own=False, is_unsure=True, others=()), True, PutOn()),
         (Labels(own=False, others=(OTHER,)), False, Rest(NEVER)),
         (Labels(), True, Look()),
         (Labels(own=True), True, Look()),

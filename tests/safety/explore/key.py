@@ -32,7 +32,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar import election
 from sidecar.election import Conflicted, Count, Counted, Deleted, Failed, Fetched, Read, State, Write, Written
-from sidecar.record import CLAIM_ANNOTATION, RECORD_ANNOTATION, Record, parse_claim, parse_record
+from sidecar.record import (
+    CLAIM_ANNOTATION,
+    RECORD_ANNOTATION,
+    STEP_DOWN_ANNOTATION,
+    Record,
+    parse_claim,
+    parse_record,
+    step_down_request,
+)
 from sidecar.registration import REGISTRATION_PREFIX, registrations
 from sidecar.settling import BLIND_SECONDS, NUDGE_SECONDS, Look, Register, Settling
 from tests.safety.explore.core import EPOCH, KEPT
@@ -61,6 +69,9 @@ _FAILURES = 8
 
 _UNHEARD = 4
 """Unheard writes after which nothing is written."""
+
+LONGEST_PATIENCE = 4.0
+"""Seconds: more than any scenario's orders have, so that what lies further back is all the same to them."""
 
 _APART = 4
 """Distance of two `leaderTransitions` beyond which it does not matter."""
@@ -134,7 +145,10 @@ class _Scribe:
         for key, registration in known.items():
             self.add(key)
             self.parts(registration)
-        others = (RECORD_ANNOTATION, CLAIM_ANNOTATION)
+        # A request for another term is one like any other.
+        record, asked = parse_record(annotations.get(RECORD_ANNOTATION) or ""), annotations.get(STEP_DOWN_ANNOTATION)
+        self.add(asked is not None, isinstance(record, Record) and asked == step_down_request(record))
+        others = (RECORD_ANNOTATION, CLAIM_ANNOTATION, STEP_DOWN_ANNOTATION)
         self.add(
             {
                 key: text
@@ -327,7 +341,15 @@ class Keys:
         for order in state.abstentions:
             if now < order.until:
                 scribe.add(order.why, wait(order.until, now), order.patience)
-        scribe.add("standing")
+        if self._scenario.orders:
+            # How long the lock has been vacant counts, also for an order that is yet to come; and before a bid,
+            # something has to have been read since an abstention ended.
+            instants = [state.read_at, -math.inf if asked_at is None else asked_at]
+            if observed is not None:
+                stands_at = election._stands_at(state, observed)
+                scribe.add(wait(stands_at, now), *(asked >= stands_at for asked in instants))
+                instants.append(observed.bid_at)
+            scribe.add("standing", *(round(max(instant - now, -LONGEST_PATIENCE), 6) for instant in instants))
         for text in state.sent:
             scribe.text(text)
         if writes:
