@@ -18,7 +18,7 @@ from tests.safety.explore.scenarios import BY_NAME
 if TYPE_CHECKING:
     from tests.safety.explore.world import World
 
-PAIRS = 400
+PAIRS = 250
 """Pairs of worlds with one key, of each scenario, whose futures are compared."""
 
 GOING = 40
