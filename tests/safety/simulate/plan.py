@@ -190,7 +190,7 @@ def _draw_locks(seed: int, participants: tuple[Participant, ...]) -> tuple[Parti
     mixes = {}
     for election in dict.fromkeys(each.election for each in participants):
         stock = any(each.kind == STOCK for each in participants if each.election == election)
-        mixes[election] = random.choices(MIXES, [12, 3, 2, 0, 0] if stock else [12, 3, 2, 3, 2])[0]
+        mixes[election] = random.choices(MIXES, [8, 3, 2, 0, 0] if stock else [8, 3, 2, 3, 2])[0]
     drawn = []
     for each in participants:
         mix = mixes[each.election]
