@@ -534,12 +534,19 @@ def _why_renew(term: Term, claim: Claim) -> str:
 
 def _follow(state: State, observed: Observed, now: float) -> tuple[State, Action]:
     """Wait while somebody else holds the lock, or may hold it still."""
-    if not state.watching and now >= state.poll_at:
-        return state, Read("poll: changes are not shown by a watch")
-    until = observed.held_until if state.watching else min(observed.held_until, state.poll_at)
-    if not observed.holder:
-        return state, Wait(until, "the lock is damaged or gone, and whoever held it may still lead")
-    return state, Wait(until, f"{observed.holder} holds the lock")
+    why = "the lock is damaged or gone, and whoever held it may still lead"
+    if observed.holder:
+        why = f"{observed.holder} holds the lock"
+    return state, _look_on(state, now, observed.held_until, why)
+
+
+def _look_on(state: State, now: float, until: float, why: str) -> Action:
+    """Wait until then, and poll meanwhile where no watch shows what changes."""
+    if state.watching:
+        return Wait(until, why)
+    if now >= state.poll_at:
+        return Read("poll: changes are not shown by a watch")
+    return Wait(min(until, state.poll_at), why)
 
 
 def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Action]:
@@ -548,10 +555,8 @@ def _bid(state: State, observed: Observed, moment: Moment) -> tuple[State, Actio
         return state, Wait(observed.bid_at, "the lock is vacant; bidding shortly")
     stands_at = _stands_at(state, observed)
     if moment.now < stands_at:
-        if not state.watching and moment.now >= state.poll_at:
-            return state, Read("poll: changes are not shown by a watch")
-        until = stands_at if state.watching else min(stands_at, state.poll_at)
-        return state, Wait(until, f"does not stand for election: {state.abstains(moment.now)}")
+        why = f"does not stand for election: {state.abstains(moment.now)}"
+        return state, _look_on(state, moment.now, stands_at, why)
     me = state.candidacy
     counts = me.balance is not None and not observed.counted and not _is_successor(state, observed.snapshot)
     # Whoever bids because nobody else wanted the lock has waited for long enough.

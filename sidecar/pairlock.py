@@ -256,8 +256,9 @@ class _Half:
 class PairLock:
     """The Endpoints and the Lease of one election. `timeout` is how long one request may take, and one whole write.
 
-    Where one of the two may not be written, neither is: for ten minutes after that was refused, the other one is left
-    alone, because whoever knows nothing but that would wait for a candidate that cannot lead. `clock` returns seconds.
+    Where the Lease cannot be written, the Endpoints are left alone, because whoever knows nothing but these would wait
+    for a candidate that cannot lead: for ten minutes after it was not allowed, and for `HOPELESS_LEASES` in all once it
+    has failed for a lease. `clock` returns seconds.
     """
 
     resource = "endpoints and leases"

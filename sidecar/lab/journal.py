@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sidecar.lab.commandline import CommandError, printable
-from sidecar.lab.leaders import Leaders, LeadersError, Scope
+from sidecar.lab.commandline import printable
+from sidecar.lab.leaders import Leaders, Scope
 from sidecar.lab.standings import BOTH, DIVIDED, HANDING_OVER, RAN_OUT, REMOVED, UNREADABLE, VACANT, Observed
 from sidecar.record import CHECKING, LEADING
 
@@ -211,7 +211,4 @@ async def follow(reached: Reached, *, election: str, as_json: bool) -> None:
     scope = Scope(namespace=reached.namespace)
     sights = Sights()
     view = Printed(scope, sights, election=election, as_json=as_json)
-    try:
-        await Leaders(reached.kube, scope, remark=view.remark).follow(view, sights)
-    except LeadersError as error:
-        raise CommandError(str(error)) from error
+    await Leaders(reached.kube, scope, remark=view.remark).follow(view, sights)

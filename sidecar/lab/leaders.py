@@ -7,19 +7,16 @@ may be read, they tell the nodes of holders that do not say themselves where the
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar import settings
-from sidecar.kube import ApiError, ForbiddenError, GoneError, KubeClient, NotFoundError
-from sidecar.kubeconfig import ConfigError, choose
-from sidecar.lab import board, context
+from sidecar.kube import ApiError, ForbiddenError, GoneError, NotFoundError
+from sidecar.lab import board
+from sidecar.lab.commandline import CommandError
 from sidecar.lab.standings import (
     ENDPOINTS,
     LEASES,
@@ -37,11 +34,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Any, NoReturn
 
-    from sidecar.kube import Listing, WatchEvent
+    from sidecar.kube import KubeClient, Listing, WatchEvent
+    from sidecar.lab.reach import Reached
     from sidecar.lab.standings import Change, Key
-
-REQUEST_SECONDS = 10.0
-"""For one request."""
 
 LOOK_SECONDS = 60.0
 """For all the requests of one look: the pages of a list, and pods."""
@@ -73,10 +68,6 @@ _NAMES = {ENDPOINTS: "Endpoints", LEASES: "Leases"}
 
 _Term = tuple[str, str, str]
 """A namespace, a holder there, and since when it holds its lock."""
-
-
-class LeadersError(Exception):
-    """It cannot be told who leads; the message is one line that says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +134,7 @@ class Leaders:
         """What the lock objects of each election say, by their kinds."""
 
     async def look(self) -> Found:
-        """Read them all, as they are stored. Raises `ApiError`, and `LeadersError` when that is not allowed."""
+        """Read them all, as they are stored. Raises `ApiError`, and `CommandError` when that is not allowed."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 listings = await self._listings()
@@ -214,7 +205,7 @@ class Leaders:
     async def follow(self, view: View, observed: Observed) -> NoReturn:
         """Keep `observed` up to date and tell `view`, until cancelled.
 
-        Raises what `look` raises the first time; after that, what fails is tried again. Raises `LeadersError` whenever
+        Raises what `look` raises the first time; after that, what fails is tried again. Raises `CommandError` whenever
         something is not allowed.
         """
         looked = False
@@ -304,7 +295,7 @@ class Leaders:
     def _bear(
         self, verb: str, denied: Mapping[str, ForbiddenError], *, others: Mapping[str, object], without: str
     ) -> None:
-        """Go on without what is denied, and say so once. Raises `LeadersError` when that is all there is."""
+        """Go on without what is denied, and say so once. Raises `CommandError` when that is all there is."""
         for lock, error in denied.items():
             namespace = self._scope.namespace
             where = f"in namespace {namespace}" if namespace else "in all namespaces"
@@ -313,7 +304,7 @@ class Leaders:
                 remedy = f"a Role with {verb} on {lock} allows it"
                 if not namespace:
                     remedy = f"a ClusterRole with {verb} on {lock} allows it, or name a namespace"
-                raise LeadersError(f"{text}; {remedy} ({error})") from error
+                raise CommandError(f"{text}; {remedy} ({error})") from error
             if (verb, lock) not in self._refused:
                 self._refused.add((verb, lock))
                 self._remark(f"{text}: {without.format(_NAMES[lock])}")
@@ -401,30 +392,15 @@ async def _idle(seconds: float, view: View) -> None:
 # -- The command -------------------------------------------------------------------------------------------------------
 
 
-async def run(*, kubeconfig_paths: str, namespace: str | None, group: str, watch: bool, as_json: bool) -> None:
-    """Print who leads: once, or with `watch` until cancelled. Raises `LeadersError`.
-
-    `kubeconfig_paths` is as in KUBECONFIG, and wins over it. `namespace` is `""` for all, `None` for the context's.
-    """
-    paths = kubeconfig_paths or os.environ.get("KUBECONFIG")
-    home = Path("~")
-    try:
-        load = choose(kubeconfig=paths, use_cluster_credentials=False, environ=os.environ, home=home)
-        kube = KubeClient(load, timeout=REQUEST_SECONDS, user_agent=f"electionctl/{version('leader-elector')}")
-        try:
-            await kube.connect()
-            if namespace is None:
-                namespace = context.namespace(kubeconfig=paths, environ=os.environ, home=home)
-            scope = Scope(namespace=namespace, group=group)
-            if watch:
-                observed = Observed()
-                with board.looking_on(observed, scope=str(scope), everywhere=not namespace, as_json=as_json) as view:
-                    await Leaders(kube, scope, remark=view.remark).follow(view, observed)
-            else:
-                remarks: list[str] = []
-                found = await Leaders(kube, scope, remark=remarks.append).look()
-                board.show(found.standings, remarks, scope=str(scope), everywhere=not namespace, as_json=as_json)
-        finally:
-            await kube.close()
-    except (ConfigError, ApiError) as error:
-        raise LeadersError(str(error)) from error
+async def run(reached: Reached, *, group: str, watch: bool, as_json: bool) -> None:
+    """Print who leads: once, or with `watch` until cancelled. Raises `CommandError` and `ApiError`."""
+    scope = Scope(namespace=reached.namespace, group=group)
+    everywhere = not reached.namespace
+    if watch:
+        observed = Observed()
+        with board.looking_on(observed, scope=str(scope), everywhere=everywhere, as_json=as_json) as view:
+            await Leaders(reached.kube, scope, remark=view.remark).follow(view, observed)
+    else:
+        remarks: list[str] = []
+        found = await Leaders(reached.kube, scope, remark=remarks.append).look()
+        board.show(found.standings, remarks, scope=str(scope), everywhere=everywhere, as_json=as_json)

@@ -102,22 +102,17 @@ def _describe_leaders(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _leaders(arguments: argparse.Namespace) -> int:
     try:
-        from sidecar.lab import leaders  # noqa: PLC0415 - the lab's dependencies are an extra
+        from sidecar.lab import leaders, reach  # noqa: PLC0415 - the lab's dependencies are an extra
     except ModuleNotFoundError as error:
         return missing(error)
-    try:
-        asyncio.run(
-            leaders.run(
-                kubeconfig_paths=arguments.kubeconfig,
-                namespace="" if arguments.all_namespaces else arguments.namespace,
-                group=arguments.group or "",
-                watch=arguments.watch,
-                as_json=arguments.json,
-            )
-        )
-    except leaders.LeadersError as error:
-        return failed(str(error))
-    return OK
+
+    async def work() -> int:
+        namespace = "" if arguments.all_namespaces else arguments.namespace
+        async with reach.reaching(kubeconfig_paths=arguments.kubeconfig, namespace=namespace) as reached:
+            await leaders.run(reached, group=arguments.group or "", watch=arguments.watch, as_json=arguments.json)
+        return OK
+
+    return _completed(work())
 
 
 # -- watch -------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import struct
 import sys
 import termios
 import time
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,13 @@ from aiohttp import web
 from sidecar.lab.resources import ENDPOINTS, LEASES, NAMESPACES, PODS
 from sidecar.lab.status import ApiError
 from sidecar.record import CLAIM_ANNOTATION, GROUP_LABEL, RECORD_ANNOTATION, Claim, Record, format_time
+from tests.testbed import electionctl as testbed
+from tests.testbed.electionctl import Done, electionctl
 from tests.testbed.sidecar import PATIENCE, Sidecars, environment, leader_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from tests.testbed.apiserver import PolicyRule
     from tests.testbed.embedded import APIServer, EmbeddedForTests
@@ -45,41 +48,14 @@ ACQUIRED = int(time.time()) - 3 * 3600
 """When everybody who leads here began to, in seconds since 1970."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    status: int
-    out: str
-    err: str
-
-
 async def leaders(kubeconfig: Path, *arguments: str) -> Done:
     """Run the command to its end."""
-    async with running(kubeconfig, *arguments) as program:
-        async with asyncio.timeout(PATIENCE):
-            out, err = await program.communicate()
-    return Done(program.returncode or 0, out.decode(), err.decode())
+    return await electionctl(kubeconfig, "leaders", *arguments, seconds=PATIENCE)
 
 
-@asynccontextmanager
-async def running(kubeconfig: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+def running(kubeconfig: Path, *arguments: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """Run the command in pipes as long as the block runs."""
-    program = await asyncio.create_subprocess_exec(
-        ELECTIONCTL,
-        "leaders",
-        *arguments,
-        env=environment(kubeconfig.parent, {"KUBECONFIG": str(kubeconfig)}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield program
-    finally:
-        with suppress(ProcessLookupError):
-            program.kill()
-        await program.wait()
+    return testbed.running(kubeconfig, "leaders", *arguments)
 
 
 async def line(stream: asyncio.StreamReader | None) -> str:
