@@ -1,0 +1,70 @@
+"""What a replica does as long as it runs: it recovers, follows its sidecar, and leads when that says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from store.leader import Leader
+from store.log import FencedError
+from store.replica import RETRY_SECONDS, NotReadyError
+from store.sidecar import NOBODY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from store.replica import Replica
+    from store.sidecar import Leadership
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """A replica, and the part that it has."""
+
+    def __init__(self, replica: Replica, changes: AsyncGenerator[Leadership]) -> None:
+        self.replica = replica
+        self.leadership: Leadership = NOBODY
+        self.leader: Leader | None = None
+        """While this replica leads, or is about to."""
+        self.stopping = False
+        """Whether the process ends: it takes no more writes."""
+        self._changes = changes
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes writes."""
+        return self.leader is not None and self.leader.serves
+
+    async def run(self) -> None:
+        """Run until it is cancelled. Raises what nobody has foreseen, in a group."""
+        await self.replica.recover()
+        async with asyncio.TaskGroup() as terms, aclosing(self._changes) as changes:
+            term: asyncio.Task[None] | None = None
+            async for leadership in changes:
+                if leadership.token != self.leadership.token:
+                    if term is not None:
+                        term.cancel()
+                        await asyncio.wait([term])
+                    term = None if leadership.token is None else terms.create_task(self._lead(leadership.token))
+                self.leadership = leadership
+
+    async def _lead(self, token: int) -> None:
+        """Lead as long as the sidecar says so, again after a trouble that passes."""
+        logger.info("leading with the fencing token %d", token)
+        me = asyncio.current_task()
+        try:
+            # A group of tasks that fails while it is cancelled raises its failure alone.
+            while me is not None and not me.cancelling():
+                self.leader = Leader(self.replica, token)
+                try:
+                    await self.leader.run()
+                except (FencedError, NotReadyError, sqlite3.Error) as error:
+                    logger.warning("not leading with the fencing token %d: %s", token, error)
+                await asyncio.sleep(5 * RETRY_SECONDS)
+        finally:
+            self.leader = None
+            logger.info("leading no more")
