@@ -21,11 +21,11 @@ import itertools
 import json
 import math
 import secrets
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -252,6 +252,8 @@ class _Written:
     """By key, in the order of their sequence numbers."""
     unknown_deletes: dict[str, list[float]]
     """By key, when they were asked for, in order."""
+    acknowledged: list[tuple[float, float]]
+    """When each acknowledged write was asked for, in order, and the smallest sequence number from there on."""
 
     @classmethod
     def of(cls, operations: Sequence[Operation]) -> _Written:
@@ -271,7 +273,19 @@ class _Written:
             puts,
             {key: sorted(deletes, key=_sequence) for key, deletes in acknowledged.items()},
             {key: sorted(times) for key, times in unknown.items()},
+            list(_smallest_from(operations)),
         )
+
+    def smallest_after(self, time: float) -> float:
+        """Return the smallest sequence number of the writes that were asked for after an instant; infinity for none."""
+        index = bisect_right(self.acknowledged, time, key=itemgetter(0))
+        return self.acknowledged[index][1] if index < len(self.acknowledged) else math.inf
+
+
+def _smallest_from(operations: Sequence[Operation]) -> Iterator[tuple[float, float]]:
+    writes = sorted((one for one in operations if one.kind in WRITES and one.sequence), key=attrgetter("invoked"))
+    smallest = [*itertools.accumulate((float(_sequence(one)) for one in reversed(writes)), min)]
+    return zip((one.invoked for one in writes), reversed(smallest), strict=True)
 
 
 def _sequence(one: Operation) -> int:
@@ -402,9 +416,9 @@ class _Register:
     def __init__(self) -> None:
         self.known = _Floor()
         self._excused = 0
-        """Absences that are put down to deletes of unknown outcome. Each of those explains one: it happens once."""
-        self._excused_at = -1
-        """What was seen before the last of them: reads that began at the same floor show the same absence."""
+        """Deletes of unknown outcome that what was read needs, at least."""
+        self._excused_until = -math.inf
+        """The last of them may have a sequence number up to here."""
 
     def judge(self, read: Operation, written: _Written) -> Iterator[Finding]:
         """Find what is wrong with a read, and take it for known from then on."""
@@ -435,11 +449,14 @@ class _Register:
         for delete in deletes[bisect_left(deletes, floor, key=_sequence) :]:
             if delete.invoked < read.returned:
                 return floor + 1 if possible else _sequence(delete)
-        if floor > self._excused_at:
+        # It happened once: after what was known before the read, and before what was asked for after the read. Reads
+        # are judged in the order in which those ends come, so that the fewest deletes are found by taking each as late
+        # as it may be.
+        if floor + 1 > self._excused_until:
             if self._excused >= possible:
                 return None
             self._excused += 1
-            self._excused_at = floor
+            self._excused_until = written.smallest_after(read.returned) - 1
         return floor + 1
 
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -46,11 +47,18 @@ TROUBLED_SECONDS = 40.0
 """During which things fail."""
 CALM_SECONDS = 60.0
 """Within which all replicas are in step once nothing fails any more."""
-CLIENT_SECONDS = 15.0
-"""After which a client gives up."""
+CLIENT_SECONDS = (0.3, 0.3, 2.0, 15.0)
+"""After which a client gives up. One that waited long for a leader that is cut off would not see the next one."""
 KEYS = ("a", "b", "c")
 CLIENTS = 4
 KINDS = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.DELETE, Kind.GET, Kind.CONSISTENT_GET)
+
+
+FAULTS = ("crash", "crash", "stop", "stop", "isolate", "isolate", "cut", "heal", "heal", "wipe", "wipe")
+
+
+LATE_SECONDS = 12.0
+"""After which a sidecar says who leads, at the latest."""
 
 
 class StuckError(Exception):
@@ -167,7 +175,9 @@ class World:
         self.kept = self.chance.choice((1, 4, 1000))
         self.repeats = self.chance.choice((0.0, 0.1))
         self.history = History()
-        self._loss = self.chance.choice((0.0, 0.02, 0.2))
+        self._loss = self.chance.choice((0.0, 0.02, 0.1))
+        self._quiet = self.chance.choice((1.0, 3.0, 6.0))
+        """Seconds between two faults, on average."""
         self._folder = folder
         self._runs = dict.fromkeys(self.names, 0)
         self._processes: dict[str, Process] = {}
@@ -211,9 +221,20 @@ class World:
 
     async def play(self) -> None:
         """Let things fail, then be well; record what clients saw. Raises StuckError, and what breaks a replica."""
+        try:
+            await self._play()
+        finally:
+            for name in self.names:
+                self._crash(name)
+            await self._bury()
+
+    async def _play(self) -> None:
         for name in self.names:
             await self._start(name)
-        async with asyncio.timeout(TROUBLED_SECONDS + CALM_SECONDS + 2 * CLIENT_SECONDS):
+        if self.chance.random() < 0.8:
+            self._choose(self.names[0], within=0.0)
+            await self._in_step()
+        async with asyncio.timeout(TROUBLED_SECONDS + 2 * CALM_SECONDS + 2 * max(CLIENT_SECONDS)):
             over = asyncio.Event()
             clients = [asyncio.create_task(self._client(f"client-{number}", over)) for number in range(CLIENTS)]
             try:
@@ -231,8 +252,6 @@ class World:
             self.history.final[name] = {
                 key: Seen() if one is None else Seen(one[0].decode(), one[1]) for key, one in found.items()
             }
-            self._crash(name)
-        await self._bury()
 
     async def _bury(self) -> None:
         """Let what was killed run into its end, which nobody sees: tasks that stand still cannot be cancelled."""
@@ -274,7 +293,7 @@ class World:
     async def _elect(self) -> None:
         """Change who leads, now and then; not everybody is told at once, and some are told an older thing later."""
         while True:
-            self._choose(self.chance.choice(self.names), within=self.chance.choice((0.0, 0.5, 8.0)))
+            self._choose(self.chance.choice(self.names), within=self.chance.choice((0.0, 0.5, LATE_SECONDS)))
             await asyncio.sleep(self.chance.choice((1.0, 4.0, 12.0)) * self.chance.random())
             if self.chance.random() < 0.2:
                 self._put(self._leader.name, NOBODY)
@@ -285,18 +304,23 @@ class World:
         self._token += self.chance.randint(1, 5)
         self._leader = Leadership(name, self._token)
         for each in self.names:
-            self._tell(each, within)
+            self._tell(each, min(within, 0.5) if each == name else within)
 
     async def _fail(self) -> None:
         loop = cast("VirtualTimeLoop", asyncio.get_running_loop())
         while True:
-            await asyncio.sleep(self.chance.expovariate(1 / 2.0))
+            await asyncio.sleep(self.chance.expovariate(1 / self._quiet))
             name, other = self.chance.sample(self.names, 2)
-            match self.chance.choice(("crash", "crash", "stop", "cut", "cut", "heal", "wipe")):
+            match self.chance.choice(FAULTS):
                 case "crash":
                     await self._restart(name, wiped=False)
                 case "stop" if name in self._processes:
                     loop.stop_process(self._process(name), self.chance.uniform(0.1, 12.0))
+                case "isolate":
+                    # The leader, which nobody tells for a while, and another one that begins meanwhile.
+                    cut = self._leader.name or name
+                    self._cut |= {link for link in permutations(self.names, 2) if cut in link}
+                    self._choose(name if name != cut else other, within=LATE_SECONDS)
                 case "cut":
                     self._cut |= {(name, other)} if self.chance.random() < 0.5 else {(name, other), (other, name)}
                 case "heal":
@@ -331,7 +355,7 @@ class World:
             elif self._process(name) in loop.stopped:
                 loop.continue_process(self._process(name))
         # What was on its way is told before.
-        await asyncio.sleep(8.0)
+        await asyncio.sleep(LATE_SECONDS + 1)
         self._choose(self.chance.choice(self.names), within=0.0)
         await self._in_step()
 
@@ -363,7 +387,7 @@ class World:
             process, invoked = self._process(name), loop.time()
             sequence = token = None
             try:
-                async with asyncio.timeout(CLIENT_SECONDS):
+                async with asyncio.timeout(self.chance.choice(CLIENT_SECONDS)):
                     operation = _operate(self.node(name), kind, key, value)
                     value, sequence, token = await asyncio.shield(self.at(name, operation))
                 outcome = Outcome.DONE

@@ -332,6 +332,17 @@ def test_many_absences_in_a_row_are_one_delete() -> None:
     assert found(*operations, read("b", 3, 70, 71)) == []
 
 
+def test_one_delete_of_unknown_outcome_may_come_after_a_concurrent_write() -> None:
+    """An absence that is seen while a value is written may be that of the value: one delete explains it and later ones.
+
+    Unless the absence was seen before that value was even asked for.
+    """
+    operations = [put("a", 0, 1, 3), delete(2, 3, UNKNOWN), read(None, None, 7, 9), read(None, None, 10, 11)]
+    late = put("z", 20, 21, 99, key="other")
+    assert found(*operations, put("b", 8, 9, 20), late) == []
+    assert found(*operations, put("b", 9.1, 9.9, 20), late) == [Wrong.LOST]
+
+
 def test_reads_that_failed_say_nothing() -> None:
     """A read that was refused or broke off is no evidence of anything."""
     failed = Operation(

@@ -70,6 +70,8 @@ class Leader:
         self._first = 0
         """The entry that begins the term (Raft, section 5.4.2)."""
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_WRITES)
+        self._waiting: set[asyncio.Future[Entry]] = set()
+        """Of all writes that were taken."""
         self._unacknowledged: deque[tuple[Entry, asyncio.Future[Entry]]] = deque()
         self._round = 0
         self._progress = asyncio.Condition()
@@ -106,6 +108,8 @@ class Leader:
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
             raise NotStoredError(f"{WAITING_WRITES} writes are waiting already") from None
+        self._waiting.add(waiting.acknowledged)
+        waiting.acknowledged.add_done_callback(self._waiting.discard)
         try:
             async with asyncio.timeout(WRITE_SECONDS):
                 return await waiting.acknowledged
@@ -137,8 +141,8 @@ class Leader:
 
     async def drain(self) -> None:
         """Wait until every write that was taken is acknowledged, or will not be."""
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._ended or (self._queue.empty() and not self._unacknowledged))
+        if self._waiting:
+            await asyncio.wait(self._waiting)
 
     # -- The beginning of the term --
 
@@ -156,13 +160,14 @@ class Leader:
     async def _prepare(self, number: int) -> list[tuple[Position, Peer]] | None:
         """Have so many members refuse earlier leaders, the first that answer; None where there are not as many."""
         members: list[tuple[Position, Peer]] = []
-        asked = {asyncio.create_task(self._prepared(peer)) for peer in self._replica.peers.values()}
+        asked = [asyncio.create_task(self._prepared(peer)) for peer in self._replica.peers.values()]
         try:
             while asked and len(members) < number:
-                answered, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-                for peer, standing in [one.result() for one in answered]:
+                await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                for peer, standing in [one.result() for one in asked if one.done()]:
                     if standing is not None and standing.member:
                         members.append((standing.last, peer))
+                asked = [one for one in asked if not one.done()]
         finally:
             for one in asked:
                 one.cancel()
@@ -190,12 +195,9 @@ class Leader:
             batch = [await self._queue.get()]
             while not self._queue.empty() and len(batch) < PAGE_ENTRIES:
                 batch.append(self._queue.get_nowait())
-            # From here on they may be stored, whatever becomes of this task.
-            stored = asyncio.ensure_future(
-                self._replica.written(self._log.add, self.token, [(one.key, one.value) for one in batch])
-            )
+            writes = [(one.key, one.value) for one in batch]
             try:
-                entries = await asyncio.shield(stored)
+                entries = await self._replica.written(self._log.add, self.token, writes)
             except asyncio.CancelledError:
                 for one in batch:
                     _fail(one.acknowledged, UnknownError("leadership ended while it was stored"))
@@ -210,7 +212,6 @@ class Leader:
                 raise
             self._unacknowledged.extend(zip(entries, (one.acknowledged for one in batch), strict=True))
             self._advance()
-            await self._tell_progress()
             for follower in self._followers:
                 follower.woken.set()
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 0.2
 """Between two tries."""
 
+JOIN_SECONDS = 5 * RETRY_SECONDS
+"""After a copy, during which nothing is dropped from the log: who has copied is to find what follows it there."""
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -47,7 +50,7 @@ class Replica:
     async def written(self, write: Callable[..., T], *given: Any, **named: Any) -> T:  # noqa: ANN401 - what it takes
         """Call what writes to the log, in the order of the calls. Raises what it raises.
 
-        It goes on to its end when the caller is cancelled; nobody learns then what came of it.
+        When the caller is cancelled, nobody learns whether it was carried out.
         """
         try:
             made = await asyncio.get_running_loop().run_in_executor(self._thread, lambda: write(*given, **named))
@@ -128,7 +131,7 @@ class Replica:
                 yield {"entries": entries_to(page)}
                 after = page[-1].sequence
         finally:
-            self.log.copies -= 1
+            asyncio.get_running_loop().call_later(JOIN_SECONDS, self._copy_is_over)
 
     async def close(self) -> None:
         """End what is under way, and let go of the volume."""
@@ -137,6 +140,9 @@ class Replica:
             await asyncio.wait([self._copying])
         self._thread.shutdown()
         self.log.close()
+
+    def _copy_is_over(self) -> None:
+        self.log.copies -= 1
 
     def _is_copying(self) -> bool:
         return self._copying is not None and not self._copying.done()
