@@ -13,7 +13,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-image test-cluster cluster-up cluster-down image lint format bench \
+.PHONY: help venv demo test test-fast test-image test-cluster cluster-up cluster-down image lint format bench paper \
   explore simulate chaos fuzz mutants requirements clean
 
 help: ## this list
@@ -77,10 +77,14 @@ mutants: $(INSTALLED) ## break each rule of safety once, and see which of these 
 bench: $(INSTALLED) ## what an election costs, measured on a real API server
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+paper: $(INSTALLED) ## the evaluation of docs/paper, as root: hours; a part of it: ARGS="--only cpu --seconds 20"
+	@$(BIN)/python -m tests.paper $(ARGS)
+
 requirements: ## pin the requirement files anew with uv; newest versions: ARGS=--upgrade
 	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or name it: make requirements UV=PATH" >&2; exit 1; }
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) --group image -o requirements-build.txt
+	@$(COMPILE) k8s/store/requirements.in --constraint requirements.txt -o k8s/store/requirements.txt
 	@$(COMPILE) pyproject.toml --extra lab --extra plot --group build --group test --group fuzz --group lint -o requirements-dev.txt
 
 clean: ## remove .venv, caches and reports; what was built with Go stays in its cache outside of the tree

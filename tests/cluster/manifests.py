@@ -98,7 +98,7 @@ class Application:
 
 def example(cluster: Cluster, image: Image, *, namespace: str) -> list[Document]:
     """Render the example as it stands, but for its namespace."""
-    return _under_test(_kustomize(cluster, namespace=namespace, resources=[EXAMPLE]), image)
+    return _under_test(kustomized(cluster, namespace=namespace, resources=[EXAMPLE]), image)
 
 
 def applications(
@@ -106,7 +106,7 @@ def applications(
 ) -> list[Document]:
     """Render applications with the sidecar that the Component adds, and one of the three steps of permissions."""
     documents = [document for application in given for document in application.documents()]
-    rendered = _kustomize(
+    rendered = kustomized(
         cluster,
         namespace=namespace,
         resources=[K8S / "rbac" / rbac],
@@ -123,7 +123,7 @@ def apply(cluster: Cluster, documents: Sequence[Document]) -> None:
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps(listed))
 
 
-def _kustomize(
+def kustomized(
     cluster: Cluster,
     *,
     namespace: str,
@@ -132,6 +132,7 @@ def _kustomize(
     documents: Sequence[Document] = (),
     patches: Sequence[Document] = (),
 ) -> list[Document]:
+    """Render a kustomization of these parts in a namespace. Raises ClusterError."""
     with tempfile.TemporaryDirectory(prefix="leader-elector-kustomization-") as temporary:
         folder = Path(temporary).resolve()
         # JSON is YAML.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.manifests import Image
+from tests.cluster.stores import prepare_volumes
 from tests.testbed import engine as engines
-from tests.testbed import golang, image, standins
+from tests.testbed import golang, image, standins, storeimage
 from tests.testbed.cluster import ClusterError, given_kubeconfig, open_cluster
 
 if TYPE_CHECKING:
@@ -42,17 +43,22 @@ class Ground:
 
     cluster: Cluster
     image: Image
+    store_image: str
+    """The example store's, by the name that the nodes know it by."""
     run: str
     """Marks what this run of the tests makes: the value of `LABEL`."""
 
 
 @contextmanager
-def opened() -> Iterator[Ground]:
-    """Open the cluster for the block, and remove what was made there. Raises OpeningError, or ClusterError."""
+def opened(*, cpus: float | None = None, volumes: int = 12) -> Iterator[Ground]:
+    """Open the cluster for the block, and remove what was made there. Raises OpeningError, or ClusterError.
+
+    One that is brought up for it has nodes with at most `cpus` of the processor and so many `volumes` each.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix="leader-elector-images-") as folder:
-            name, archives = _images(Path(folder))
-            cluster = open_cluster(archives=archives)
+            name, store_image, archives = _images(Path(folder))
+            cluster = open_cluster(cpus=cpus, volumes=volumes, archives=archives)
     except (
         ClusterError,
         engines.EngineError,
@@ -65,8 +71,14 @@ def opened() -> Iterator[Ground]:
     curl = os.environ.get(ENVIRONMENT_CURL, standins.CURL)
     with cluster:
         remove_remains(cluster)
+        prepare_volumes(cluster)
         run = f"{int(time.time())}-{secrets.token_hex(3)}"
-        ground = Ground(cluster=cluster, image=Image(name=name, pull_policy=policy, curl=curl), run=run)
+        ground = Ground(
+            cluster=cluster,
+            image=Image(name=name, pull_policy=policy, curl=curl),
+            store_image=store_image,
+            run=run,
+        )
         try:
             yield ground
         finally:
@@ -84,13 +96,18 @@ def remove_remains(cluster: Cluster) -> None:
         cluster.kubectl("delete", "namespace", *remains, "--wait=false", "--ignore-not-found")
 
 
-def _images(folder: Path) -> tuple[str, list[Path]]:
-    """Return the name of the image under test, and archives for nodes that cannot pull; none for a given cluster's."""
+def _images(folder: Path) -> tuple[str, str, list[Path]]:
+    """Return the names of the image under test and of the store's, and archives for nodes that cannot pull.
+
+    There are none for a given cluster's.
+    """
     if given_kubeconfig():
-        return os.environ.get(image.ENVIRONMENT_IMAGE) or image.name(), []
+        variable = os.environ.get
+        name = variable(image.ENVIRONMENT_IMAGE) or image.name()
+        return name, variable(storeimage.ENVIRONMENT_IMAGE) or storeimage.name(), []
     with engines.ensure() as engine:
-        name = image.ensure(engine)
+        name, store_image = image.ensure(engine), storeimage.ensure(engine)
         standins.ensure(engine, standins.CURL)
         archive = folder / "leader-elector-tests.tar"
-        engine.run("save", f"--output={archive}", name, standins.CURL)
-        return name, [archive]
+        engine.run("save", f"--output={archive}", name, store_image, standins.CURL)
+        return name, store_image, [archive]

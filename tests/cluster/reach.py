@@ -47,9 +47,16 @@ async def reaching(cluster: Cluster) -> AsyncIterator[Reach]:
     if not cluster.given:
         yield _Inside(cluster)
         return
+    async with proxied(cluster) as port:
+        yield _ThroughAPIServer(port)
+
+
+@asynccontextmanager
+async def proxied(cluster: Cluster) -> AsyncIterator[int]:
+    """Yield a port of this machine at which `kubectl proxy` passes requests on to the API server."""
     async with streaming(cluster, "proxy", "--port=0") as proxy:
         told = await asyncio.wait_for(proxy.readline(), PROXY_SECONDS)
-        yield _ThroughAPIServer(int(told.rpartition(b":")[2]))
+        yield int(told.rpartition(b":")[2])
 
 
 class _Inside:

@@ -70,6 +70,17 @@ class ClusterError(Exception):
     """A cluster cannot be had, or does not do as it is told; the message says why and what to do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """A node's use of the processor since it was booted."""
+
+    seconds: float
+    periods: int
+    """Of its limit, each 0.1 s, in which anything ran; 0 without a limit."""
+    throttled: int
+    """Of these, those in which it had to wait for the next."""
+
+
 @dataclass(kw_only=True)
 class Record:
     """What is known of the cluster to whoever finds the file."""
@@ -198,6 +209,17 @@ class Site:
             with suppress(OSError):
                 found += map(int, Path(folder, "cgroup.procs").read_text().split())
         return found
+
+    def processor(self, node: str) -> Processor:
+        """Return how much of the processor a node has used. Raises ClusterError when it has no power."""
+        try:
+            used = Path(self.record.cgroups["cpuacct"], node, "cpuacct.usage").read_text()
+            told = Path(self.record.cgroups["cpu"], node, "cpu.stat").read_text().split()
+        except OSError as error:
+            raise ClusterError(f"{node} has no power") from error
+        counted = dict(zip(told[::2], map(int, told[1::2]), strict=True))
+        seconds = int(used) / 1e9
+        return Processor(seconds=seconds, periods=counted["nr_periods"], throttled=counted["nr_throttled"])
 
     def check(self, *parts: str) -> None:
         """Raise ClusterError with the end of the log when one of the parts has ended."""

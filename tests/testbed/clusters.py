@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.testbed import control_plane, standins
-from tests.testbed.cluster_site import HIERARCHIES, MOUNTS, ClusterError, Site, run
+from tests.testbed.cluster_site import HIERARCHIES, MOUNTS, ClusterError, Processor, Site, run
 from tests.testbed.connection import APIError, Connection
 from tests.testbed.control_plane import node_address, pod_range
 
@@ -161,6 +161,24 @@ class LocalCluster(Cluster):
         """Return what stands before a command that shall run on a node."""
         namespaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup")
         return ["nsenter", f"--target={self._first_process(node)}", *namespaces, "--"]
+
+    @property
+    def node_cpus(self) -> float | None:
+        """Of how many processors each node has the time; None where that is not limited."""
+        return self._site.record.node_cpus
+
+    def processor(self, node: str) -> Processor:
+        """Return how much of the processor a node has used since it was booted. Raises ClusterError."""
+        self._number(node)
+        return self._site.processor(node)
+
+    def control_plane_processes(self) -> list[int]:
+        """Return the processes of the control plane, which run on the machine and not on a node."""
+        return [pid for part in CONTROL_PLANE for pid in self._site.pids(part)]
+
+    def address(self, node: str) -> str:
+        """Return the address at which this machine reaches a node, and the ports that it has for Services."""
+        return node_address(self._number(node))
 
     def kill(self, node: str) -> None:
         """Take a node's power: all that runs there is gone at once, and what is on its disk stays."""

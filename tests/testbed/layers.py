@@ -23,6 +23,8 @@ LAYERS = (
     "safety-real",
     "system",
     "system-real",
+    "store",
+    "paper",
     "testbed",
     "image",
     "image-real",

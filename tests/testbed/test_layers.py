@@ -21,6 +21,8 @@ COMPLETE = f"""
 <testcase classname="tests.safety.chaos.test_chaos" name="test_every_fault">{REAL}
 <testcase classname="tests.system.test_flags" name="test_help"/>
 <testcase classname="tests.system.test_faults" name="test_sigstop">{REAL}
+<testcase classname="tests.store.test_log" name="test_a_smaller_token_is_refused"/>
+<testcase classname="tests.paper.test_report" name="test_medians"/>
 <testcase classname="tests.testbed.test_proxy" name="test_cut"/>
 <testcase classname="tests.image.test_contents" name="test_labels"/>
 <testcase classname="tests.image.test_lifecycle" name="test_stop">{REAL}
