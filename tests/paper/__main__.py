@@ -181,7 +181,7 @@ def _about(chosen: argparse.Namespace, bed: Bed | None) -> About:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine_cores=len(os.sched_getaffinity(0)),
         machine_memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
         node_cpus=chosen.node_cpus,
         nodes=[f"n{number}" for number in range(1, NODES + 1)],

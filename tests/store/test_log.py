@@ -220,6 +220,17 @@ def test_a_copy_that_is_overtaken_changes_nothing(log: Log) -> None:
     assert contents(log) == [(1, 5)]
 
 
+def test_a_copy_takes_back_nothing_that_was_sent_meanwhile(log: Log) -> None:
+    """A log that has come further than the copy while it was copied keeps what it said that it has."""
+    log.promise(5)
+    log.receive(5, None)
+    log.receive(5, [entry(1, 5), entry(2, 5)])
+    log.accept(append(5, (0, 0), entry(1, 5), entry(2, 5), entry(3, 5), committed=3))
+    log.replace(5, after=0, committed=2, horizon=0)
+    assert contents(log) == [(1, 5), (2, 5), (3, 5)]
+    assert log.read("k") == (b"v", 3)
+
+
 def test_a_copy_begins_empty(log: Log) -> None:
     """What is left of a copy that was broken off is in no later one."""
     log.promise(5)

@@ -61,6 +61,8 @@ def key_of(request: web.Request) -> str:
         size = len(key.encode())
     except UnicodeEncodeError:
         raise web.HTTPBadRequest(text="a key is UTF-8") from None
+    if key in {".", ".."}:
+        raise web.HTTPBadRequest(text=f"{key} is no key")
     if size > KEY_BYTES:
         raise web.HTTPBadRequest(text=f"the key has {size} bytes, more than {KEY_BYTES}")
     return key

@@ -26,6 +26,9 @@ HEARTBEAT_SECONDS = 0.5
 WAITING_WRITES = 256
 """Writes that may wait for the disk. With the limits on keys and values they take 17 MiB."""
 
+UNACKNOWLEDGED_WRITES = 512
+"""Writes on the leader's disk that may wait for a majority: without one, its log does not grow without end."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -98,11 +101,14 @@ class Leader:
             raise group.exceptions[0] from group
         finally:
             self._end()
+            await self._tell_progress()
 
     async def write(self, key: str, value: bytes | None) -> Entry:
         """Store a value, or delete it; return when a majority has it on disk. Raises NotStoredError, UnknownError."""
         if not self.serves:
             raise NotStoredError("the leader is not ready yet")
+        if len(self._unacknowledged) >= UNACKNOWLEDGED_WRITES:
+            raise NotStoredError(f"{UNACKNOWLEDGED_WRITES} writes wait for a majority already")
         waiting = Waiting(key, value, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(waiting)
@@ -226,6 +232,8 @@ class Leader:
                 await asyncio.sleep(RETRY_SECONDS)
             except BehindError as error:
                 follower.round = round_
+                # It may have lost what it had, with its volume.
+                follower.has = min(follower.has, error.committed)
                 # What it has to copy first is older than what is left here.
                 if error.committed < self._log.horizon:
                     await asyncio.sleep(RETRY_SECONDS)

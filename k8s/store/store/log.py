@@ -233,10 +233,13 @@ class Log:
     def replace(self, token: int, *, after: int, committed: int, horizon: int) -> None:
         """Replace everything after an entry by what was received from a replica that promised the same token.
 
-        Raises FencedError when this one has promised another since.
+        Nothing is done where this log has come as far in the meantime: what it was sent meanwhile, and said that it
+        has, is not in the copy. Raises FencedError when this one has promised another since.
         """
         if token != self.promised:
             raise FencedError(self.promised)
+        if self._end("incoming") <= self.last:
+            return
         with self._transaction(committed=committed):
             self._writing.execute("DELETE FROM entries WHERE sequence > ?", (after,))
             self._writing.execute("INSERT INTO entries SELECT * FROM incoming")
@@ -287,8 +290,9 @@ class Log:
     def _has(self, entry: Entry) -> bool:
         return entry.sequence <= self.committed or _token(self._writing, entry.sequence) == entry.token
 
-    def _end(self) -> Position:
-        found = self._writing.execute("SELECT token, sequence FROM entries ORDER BY sequence DESC LIMIT 1").fetchone()
+    def _end(self, table: str = "entries") -> Position:
+        query = f"SELECT token, sequence FROM {table} ORDER BY sequence DESC LIMIT 1"  # noqa: S608 - one of two tables
+        found = self._writing.execute(query).fetchone()
         return Position(*found) if found else Position(0, 0)
 
 

@@ -33,6 +33,8 @@ class Node:
         self.stopping = False
         """Whether the process ends: it takes no more writes."""
         self._changes = changes
+        self._led: int | None = None
+        """The token of the term that has not been told to end."""
 
     @property
     def serves(self) -> bool:
@@ -44,21 +46,26 @@ class Node:
         await self.replica.recover()
         async with asyncio.TaskGroup() as terms, aclosing(self._changes) as changes:
             term: asyncio.Task[None] | None = None
-            async for leadership in changes:
-                if leadership.token != self.leadership.token:
-                    if term is not None:
-                        term.cancel()
-                        await asyncio.wait([term])
-                    term = None if leadership.token is None else terms.create_task(self._lead(leadership.token))
-                self.leadership = leadership
+            try:
+                async for leadership in changes:
+                    if leadership.token != self.leadership.token:
+                        self._led = None
+                        if term is not None:
+                            term.cancel()
+                            await asyncio.wait([term])
+                        if leadership.token is not None:
+                            self._led = leadership.token
+                            term = terms.create_task(self._lead(leadership.token))
+                    self.leadership = leadership
+            finally:
+                self._led = None
 
     async def _lead(self, token: int) -> None:
         """Lead as long as the sidecar says so, again after a trouble that passes."""
         logger.info("leading with the fencing token %d", token)
-        me = asyncio.current_task()
         try:
-            # A group of tasks that fails while it is cancelled raises its failure alone.
-            while me is not None and not me.cancelling():
+            # A group of tasks that fails while it is cancelled raises its failure alone, before Python 3.13.
+            while self._led == token:
                 self.leader = Leader(self.replica, token)
                 try:
                     await self.leader.run()

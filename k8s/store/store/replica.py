@@ -66,8 +66,7 @@ class Replica:
         while not self.log.recovered:
             found = await asyncio.gather(*(peer.standing() for peer in self.peers.values()), return_exceptions=True)
             others = [one for one in found if not isinstance(one, BaseException)]
-            members = [one for one in others if one.member]
-            if len(others) == len(self.peers) or len(members) >= self.majority:
+            if len(others) == len(self.peers):
                 await self.written(self.log.recover, others)
                 logger.info("this volume is new; others were asked what was promised")
                 return
@@ -118,12 +117,14 @@ class Replica:
         """Yield the lines of a copy of this log, for a peer. Raises FencedError where another token is promised."""
         self.log.copies += 1
         try:
-            after = after if after >= self.log.horizon else 0
-            yield {"after": after, "committed": self.log.committed, "horizon": self.log.horizon}
+            horizon = self.log.horizon
+            after = after if after >= horizon else 0
+            yield {"after": after, "committed": self.log.committed, "horizon": horizon}
             while True:
                 page = self.log.after(after)
-                # Whoever leads with another token may have changed what was sent already.
-                if self.log.promised != token:
+                # Whoever leads with another token may have changed what was sent already; and what was being dropped
+                # when this began may be gone by now.
+                if self.log.promised != token or self.log.horizon != horizon:
                     raise FencedError(self.log.promised)
                 if not page:
                     yield {"end": True}

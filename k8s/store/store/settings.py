@@ -46,7 +46,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         raise SettingError(f"WRITES={writes}: it is forward or redirect")
     redirect_to = environment.get("REDIRECT_TO", "")
     if writes == "redirect" and "{name}" not in redirect_to:
-        raise SettingError("REDIRECT_TO: with WRITES=redirect it is a URL with {name}, like http://{name}.store-peers:8080")
+        raise SettingError("REDIRECT_TO: with WRITES=redirect it is a URL like http://{name}.store-peers:8080")
     data = Path(environment.get("DATA", "/data"))
     if not data.is_dir():
         raise SettingError(f"DATA={data}: there is no such folder")
