@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.log import PAGE_ENTRIES, Append, BehindError, Entry, FencedError
-from store.peers import UnavailableError, patiently
+from store.peers import UnavailableError
 from store.replica import RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Leader:
                 self._advance()
             await self._tell_progress()
             if follower.has == self._log.last.sequence and follower.round == self._round:
-                await patiently(HEARTBEAT_SECONDS, follower.woken)
+                await _patiently(HEARTBEAT_SECONDS, follower.woken)
 
     def _next(self, follower: Follower) -> Append:
         """Return the next message to a follower. Up to the horizon the log has gaps, and can only be copied."""
@@ -288,3 +288,13 @@ class Leader:
 def _fail(acknowledged: asyncio.Future[Entry], error: Exception) -> None:
     if not acknowledged.done():
         acknowledged.set_exception(error)
+
+
+async def _patiently(seconds: float, woken: asyncio.Event) -> None:
+    """Wait until an event is set, and for so long at the most; it is not set afterwards."""
+    try:
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+    except TimeoutError:
+        pass
+    woken.clear()

@@ -167,9 +167,9 @@ class Log:
     def recover(self, others: Sequence[Standing]) -> None:
         """Learn from others what a volume that was lost in the place of this one may have promised and had.
 
-        They have to be a majority of all replicas and members, or all that there are: every leader that was, and
-        every write that was acknowledged, is known to one of them. From where the furthest of them is, this is a member
-        (Liskov and Cowling, Viewstamped Replication Revisited, 2012, section 4.3).
+        They have to be all the others: a majority may be without the leader, which still counts what the lost volume
+        said that it has (so Viewstamped Replication asks the primary as well; Liskov and Cowling, 2012, section 4.3).
+        From where the furthest of them is, this is a member.
         """
         with self._transaction():
             self.promised = max([self.promised, *(one.promised for one in others)])

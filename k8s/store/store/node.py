@@ -33,8 +33,6 @@ class Node:
         self.stopping = False
         """Whether the process ends: it takes no more writes."""
         self._changes = changes
-        self._led: int | None = None
-        """The token of the term that has not been told to end."""
 
     @property
     def serves(self) -> bool:
@@ -48,24 +46,24 @@ class Node:
             term: asyncio.Task[None] | None = None
             try:
                 async for leadership in changes:
-                    if leadership.token != self.leadership.token:
-                        self._led = None
-                        if term is not None:
-                            term.cancel()
-                            await asyncio.wait([term])
-                        if leadership.token is not None:
-                            self._led = leadership.token
-                            term = terms.create_task(self._lead(leadership.token))
-                    self.leadership = leadership
+                    before, self.leadership = self.leadership, leadership
+                    if leadership.token == before.token:
+                        continue
+                    if term is not None:
+                        term.cancel()
+                        await asyncio.wait([term])
+                    if leadership.token is not None:
+                        term = terms.create_task(self._lead(leadership.token))
             finally:
-                self._led = None
+                self.leadership = NOBODY
 
     async def _lead(self, token: int) -> None:
         """Lead as long as the sidecar says so, again after a trouble that passes."""
         logger.info("leading with the fencing token %d", token)
         try:
-            # A group of tasks that fails while it is cancelled raises its failure alone, before Python 3.13.
-            while self._led == token:
+            # A group of tasks that fails while it is cancelled raises its failure alone, before Python 3.13: the
+            # cancellation is lost, and only what the sidecar said last tells that this term is over.
+            while self.leadership.token == token:
                 self.leader = Leader(self.replica, token)
                 try:
                     await self.leader.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -84,16 +83,6 @@ class Peer:
                         raise UnavailableError(f"{self.name} answers {what} with status {status}")
         except TROUBLES as error:
             raise UnavailableError(f"{self.name} does not answer {what}: {error!r}") from error
-
-
-async def patiently(seconds: float, woken: asyncio.Event) -> None:
-    """Wait until an event is set, and for so long at the most; it is not set afterwards."""
-    try:
-        async with asyncio.timeout(seconds):
-            await woken.wait()
-    except TimeoutError:
-        pass
-    woken.clear()
 
 
 def entries_to(entries: Sequence[Entry]) -> list[list[object]]:

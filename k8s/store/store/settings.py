@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, cast
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LEAST_KEPT = 1
 LARGEST_PORT = 65535
 
 
