@@ -6,7 +6,18 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
-from store.log import Append, BehindError, Entry, FencedError, LockedError, Log, Position, Standing
+from store.log import (
+    PAGE_BYTES,
+    Append,
+    BehindError,
+    Entry,
+    FencedError,
+    LockedError,
+    Log,
+    Position,
+    Standing,
+    UsedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,6 +253,15 @@ def test_a_copy_begins_empty(log: Log) -> None:
     assert contents(log) == [(1, 4)]
 
 
+def test_a_page_ends_with_the_entry_that_makes_it_large(log: Log) -> None:
+    """What is sent at once has its limit in bytes as well, and always at least one entry; the next page goes on."""
+    log.promise(5)
+    log.add(5, [("k", bytes(PAGE_BYTES // 2)), ("k", bytes(PAGE_BYTES)), ("k", b"v")])
+    assert [one.sequence for one in log.after(0)] == [1, 2]
+    assert [one.sequence for one in log.after(1)] == [2]
+    assert [one.sequence for one in log.after(2)] == [3]
+
+
 # -- New volumes, and disks that fail --
 
 
@@ -258,6 +278,22 @@ def test_a_new_volume_is_a_member_when_it_is_where_the_others_were(tmp_path: Pat
     assert not log.member
     log.accept(append(7, (5, 1), entry(2, 5), committed=1))
     assert log.member
+    log.close()
+
+
+def test_a_new_volume_never_writes_with_a_token_that_the_lost_one_may_have_led_with(tmp_path: Path) -> None:
+    """What the lost volume sent may still arrive: with the same token and number, nobody could tell it apart."""
+    log = Log(tmp_path, kept=1000)
+    log.recover([Standing(promised=7, last=Position(5, 2), member=True)])
+    log.promise(7)
+    with pytest.raises(UsedError, match="token 7"):
+        log.add(7, [(None, None)])
+    log.close()
+    log = Log(tmp_path, kept=1000)
+    with pytest.raises(UsedError):
+        log.add(7, [(None, None)])
+    log.promise(8)
+    assert [one.token for one in log.add(8, [(None, None)])] == [8]
     log.close()
 
 

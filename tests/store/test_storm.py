@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.election
 
-SECONDS = float(os.environ.get("STORE_STORM_SECONDS", "10"))
-SEED = int(os.environ.get("STORE_STORM_SEED", "1"))
+SECONDS, SEED = 10.0, 1
 
 
 @pytest.mark.timeout(SECONDS + 4 * RECOVERY_SECONDS)

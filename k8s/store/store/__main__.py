@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from contextlib import AsyncExitStack, suppress
 
@@ -82,6 +83,9 @@ def main() -> int:
         asyncio.run(serve(from_environment(os.environ)))
     except (SettingError, LockedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except sqlite3.Error as error:
+        sys.stderr.write(f"error: the volume fails: {error}\n")
         return 1
     return 0
 

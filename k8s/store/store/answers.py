@@ -79,8 +79,6 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return told(HTTPStatus.GATEWAY_TIMEOUT, f"it may or may not have been stored: {error}")
     except web.HTTPRequestEntityTooLarge:
         return told(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the value has more than {VALUE_BYTES} bytes")
-    except web.HTTPRedirection:
-        raise
     except web.HTTPException as error:
         return told(HTTPStatus(error.status), error.text or error.reason)
     except sqlite3.Error as error:

@@ -86,7 +86,7 @@ class Leader:
         return not self._ended and 0 < self._first <= self._log.committed
 
     async def run(self) -> None:
-        """Lead until it is cancelled. Raises FencedError once another one leads, and sqlite3.Error."""
+        """Lead until it is cancelled. Raises FencedError once another one leads, UsedError and sqlite3.Error."""
         try:
             await self._catch_up()
             [begun] = await self._replica.written(self._log.add, self.token, [(None, None)])
@@ -177,6 +177,7 @@ class Leader:
         finally:
             for one in asked:
                 one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         return members if len(members) >= number else None
 
     async def _prepared(self, peer: Peer) -> tuple[Peer, Standing | None]:

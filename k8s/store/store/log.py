@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE_ENTRIES = 128
-"""Entries that are read, and sent, at once. With the longest keys and values they take 8 MiB."""
+"""Entries that are read, and sent, at once, at the most."""
+
+PAGE_BYTES = 1024 * 1024
+"""Of values, after which no further entry is read, or sent, with them: what a slow network carries in its time."""
 
 
 class Entry(NamedTuple):
@@ -81,6 +84,16 @@ class BehindError(Exception):
         self.committed = committed
 
 
+class UsedError(Exception):
+    """A leader with this token may have written to a volume that was lost in the place of this one."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__(
+            f"the volume that was lost here may have been the leader's with the fencing token {token}; "
+            "another election gives another token: POST /release to the sidecar"
+        )
+
+
 class LockedError(Exception):
     """Another process has this volume open."""
 
@@ -115,6 +128,8 @@ class Log:
         """Up to here only the last entry of each key is left, and no deletion."""
         self.recovered = bool(row["recovered"])
         """Whether this volume knows what one that was lost in its place may have promised."""
+        self.used: int = row["used"]
+        """The greatest token that may have been led with from a volume that was lost in the place of this one."""
         self._target = Position(row["target_token"], row["target_sequence"])
         self.last = self._end()
         """Where this log ends."""
@@ -147,11 +162,16 @@ class Log:
 
     def after(self, sequence: int) -> list[Entry]:
         """Return the entries that follow a sequence number, a page of them at the most."""
-        found = self._reading.execute(
-            "SELECT sequence, token, key, value FROM entries WHERE sequence > ? ORDER BY sequence LIMIT ?",
-            (sequence, PAGE_ENTRIES),
-        )
-        return [Entry(*row) for row in found]
+        page: list[Entry] = []
+        size = 0
+        query = "SELECT sequence, token, key, value FROM entries WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        with closing(self._reading.execute(query, (sequence, PAGE_ENTRIES))) as found:
+            for row in found:
+                page.append(Entry(*row))
+                size += len(page[-1].value or b"")
+                if size >= PAGE_BYTES:
+                    break
+        return page
 
     def position(self, sequence: int) -> Position:
         """Return the position of a log that ends at that entry; its token is 0 where this log does not have it."""
@@ -172,7 +192,7 @@ class Log:
         From where the furthest of them is, this is a member.
         """
         with self._transaction():
-            self.promised = max([self.promised, *(one.promised for one in others)])
+            self.promised = self.used = max([self.promised, *(one.promised for one in others)])
             self._target = max([self.last, *(one.last for one in others)])
             self.recovered = True
 
@@ -188,9 +208,12 @@ class Log:
         return self.standing
 
     def add(self, token: int, writes: Iterable[tuple[str | None, bytes | None]]) -> list[Entry]:
-        """Append writes in their order, as the leader with this token. Raises FencedError."""
+        """Append writes in their order, as the leader with this token. Raises FencedError and UsedError."""
         if token != self.promised:
             raise FencedError(self.promised)
+        # An entry is known by its number and token: what was sent before the volume was lost may still arrive.
+        if token <= self.used:
+            raise UsedError(token)
         entries = [Entry(self.last.sequence + n, token, key, value) for n, (key, value) in enumerate(writes, 1)]
         with self._transaction():
             self._insert("entries", entries)
@@ -251,15 +274,15 @@ class Log:
     @contextmanager
     def _transaction(self, *, committed: int = 0) -> Iterator[None]:
         """All or nothing, also of what is kept in memory; on the disk at the end of the block."""
-        before = self.promised, self.horizon, self.recovered, self._target
+        before = self.promised, self.horizon, self.recovered, self.used, self._target
         self._writing.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._compact()
             self._writing.execute(
-                "UPDATE state SET promised = ?, committed = ?, horizon = ?, recovered = ?, target_token = ?,"
+                "UPDATE state SET promised = ?, committed = ?, horizon = ?, recovered = ?, used = ?, target_token = ?,"
                 " target_sequence = ?",
-                (self.promised, max(self.committed, committed), self.horizon, self.recovered, *self._target),
+                (self.promised, max(self.committed, committed), self.horizon, self.recovered, self.used, *self._target),
             )
             # Where older values of a key go, nobody may look for them: what is left, and up to where it is committed,
             # are seen at once. Readers do not wait for any other write.
@@ -267,7 +290,7 @@ class Log:
                 self._writing.execute("COMMIT")
                 self.commit(committed)
         except BaseException:
-            self.promised, self.horizon, self.recovered, self._target = before
+            self.promised, self.horizon, self.recovered, self.used, self._target = before
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
             raise
@@ -306,6 +329,7 @@ CREATE TABLE IF NOT EXISTS state (
   committed INTEGER NOT NULL DEFAULT 0,
   horizon INTEGER NOT NULL DEFAULT 0,
   recovered INTEGER NOT NULL DEFAULT 0,
+  used INTEGER NOT NULL DEFAULT 0,
   target_token INTEGER NOT NULL DEFAULT 0,
   target_sequence INTEGER NOT NULL DEFAULT 0);
 INSERT OR IGNORE INTO state (one) VALUES (1);

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from store.leader import Leader
-from store.log import FencedError
+from store.log import FencedError, UsedError
 from store.replica import RETRY_SECONDS, NotReadyError
 from store.sidecar import NOBODY
 
@@ -67,7 +67,7 @@ class Node:
                 self.leader = Leader(self.replica, token)
                 try:
                     await self.leader.run()
-                except (FencedError, NotReadyError, sqlite3.Error) as error:
+                except (FencedError, UsedError, NotReadyError, sqlite3.Error) as error:
                     logger.warning("not leading with the fencing token %d: %s", token, error)
                 await asyncio.sleep(5 * RETRY_SECONDS)
         finally:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS = 5.0
 """Within which a peer has to answer. One whose node has no processor time to spare is slow, and not gone."""
 
-LINE_BYTES = 16 * 1024 * 1024
-"""The longest line of a copy: a page of entries whose values are of the greatest size."""
+LINE_BYTES = 4 * 1024 * 1024
+"""The longest line of a copy, and the largest message: more than a page of entries takes, as they travel."""
 
 TROUBLES = (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError)
 """What asking a peer raises, other than what the peer means to say."""

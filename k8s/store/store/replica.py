@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,9 @@ RETRY_SECONDS = 0.2
 JOIN_SECONDS = 5 * RETRY_SECONDS
 """After a copy, during which nothing is dropped from the log: who has copied is to find what follows it there."""
 
+HANGING_SECONDS = 10.0
+"""After which a disk that has not taken a write is taken for one that never will."""
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -40,25 +44,40 @@ class Replica:
         self.log = log
         self.peers = peers
         self.majority = (len(peers) + 1) // 2 + 1
-        self.failing = False
-        """Whether the disk did not take what was last written."""
         self.in_step = False
         """Whether this one has been where a leader was, since it started."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._failed = False
+        self._since: float | None = None
+        """When the disk was given what it has not taken yet."""
         self._copying: asyncio.Task[None] | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the disk did not take what was last written, or has not for so long that it will not."""
+        since = self._since
+        return self._failed or (since is not None and time.monotonic() - since > HANGING_SECONDS)
 
     async def written(self, write: Callable[..., T], *given: Any, **named: Any) -> T:  # noqa: ANN401 - what it takes
         """Call what writes to the log, in the order of the calls. Raises what it raises.
 
         When the caller is cancelled, nobody learns whether it was carried out.
         """
+
+        def carry_out() -> T:
+            self._since = time.monotonic()
+            try:
+                return write(*given, **named)
+            finally:
+                self._since = None
+
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._thread, lambda: write(*given, **named))
+            made = await asyncio.get_running_loop().run_in_executor(self._thread, carry_out)
         except sqlite3.Error as error:
-            self.failing = True
+            self._failed = True
             logger.error("the disk does not take it: %s", error)  # noqa: TRY400 - one line; the caller raises it
             raise
-        self.failing = False
+        self._failed = False
         return made
 
     async def recover(self) -> None:

@@ -46,7 +46,7 @@ async def follow(sidecar: str, session: aiohttp.ClientSession) -> AsyncGenerator
                     if line.startswith(b"data:"):
                         told = json.loads(line[len(b"data:") :])
                         yield Leadership(str(told["name"]), told["fencing_token"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             logger.warning("the sidecar at %s does not say who leads: %r", sidecar, error)
         yield NOBODY
         await asyncio.sleep(RETRY_SECONDS)

@@ -73,7 +73,8 @@ class Clients:
         if leader is None:
             raise NotStoredError("nobody leads at the moment")
         if self.writes == "redirect":
-            raise web.HTTPTemporaryRedirect(self.redirect_to.replace("{name}", leader.name) + request.path_qs)
+            location = self.redirect_to.replace("{name}", leader.name) + request.path_qs
+            return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": location})
         # POST, because a request with PUT is repeated by itself when a kept connection turns out to be closed: what
         # was stored then would be stored again, over what came between.
         url = f"http://{leader.address}/leader/{request.method}/{quote(key, safe='')}"
@@ -88,7 +89,7 @@ class Clients:
             raise UnknownError(f"the leader, {leader.name}, did not answer") from error
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Answer 200, unless the disk does not take what is written."""
+        """Answer 200, unless the disk fails or hangs."""
         return _state(ok=not self.node.replica.failing)
 
     async def readyz(self, _: web.Request) -> web.Response:
