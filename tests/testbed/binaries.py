@@ -100,16 +100,5 @@ def version(module: str) -> str:
     return found[1]
 
 
-def main() -> int:
-    """Print the folder; status 1 and one line on stderr when it cannot be had."""
-    try:
-        folder = ensure_cluster() if sys.argv[1:] == ["cluster"] else ensure()
-    except golang.BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{folder}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golang.command(ensure_cluster if sys.argv[1:] == ["cluster"] else ensure))

@@ -15,9 +15,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.testbed.exclusive import exclusive
 from tests.testbed.progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WHEEL_REQUIREMENTS = Path(__file__).with_name("requirements-go.txt")
 
@@ -71,6 +75,16 @@ def ensure(programs: list[Program], *, module: Path, folder: Path, announce: str
         for program in missing:
             progress(f"building {program.name} {announce}")
             _build(go, program, module=module, target=folder / program.name)
+
+
+def command(*had: Callable[[], Path]) -> int:
+    """Print the paths of what is there afterwards; status 1 and one line on stderr when one cannot be had."""
+    try:
+        sys.stdout.writelines([f"{one()}\n" for one in had])
+    except BuildError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
 
 
 def toolchain(module: Path) -> Path:

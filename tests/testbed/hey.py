@@ -182,15 +182,5 @@ def putting(targets: Sequence[Target], *, body: bytes, limit: float) -> Iterator
                 process.wait()
 
 
-def main() -> int:
-    """Print the path; status 1 and one line on stderr when the program cannot be had."""
-    try:
-        sys.stdout.write(f"{program()}\n")
-    except golang.BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golang.command(program))

@@ -16,6 +16,8 @@ from tests.testbed import golang, standins
 from tests.testbed.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.testbed.engine import Engine
 
 ENVIRONMENT_IMAGE = "LEADER_ELECTOR_TEST_IMAGE"
@@ -38,11 +40,17 @@ def ensure(engine: Engine) -> str:
     Building takes a minute with nothing cached, and seconds afterwards; progress goes to stderr.
     Raises ImageError, standins.StandInError, golang.BuildError or engine.EngineError.
     """
-    given = os.environ.get(ENVIRONMENT_IMAGE)
-    if not given:
-        return build(engine)
-    if engine.image_labels(given) is None and not engine.pull(given, seconds=PULL_SECONDS):
-        raise ImageError(f"{ENVIRONMENT_IMAGE}={given}: {engine.host} does not have it, and it cannot be pulled")
+    return named(engine, ENVIRONMENT_IMAGE) or build(engine)
+
+
+def named(engine: Engine, variable: str) -> str:
+    """Return the image that an environment variable names, pulled where the engine lacks it; empty without one.
+
+    Raises ImageError.
+    """
+    given = os.environ.get(variable, "")
+    if given and engine.image_labels(given) is None and not engine.pull(given, seconds=PULL_SECONDS):
+        raise ImageError(f"{variable}={given}: {engine.host} does not have it, and it cannot be pulled")
     return given
 
 
@@ -62,8 +70,8 @@ def _version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
-def main() -> int:
-    """Build the image and print its name; status 1 and one line on stderr when that is impossible."""
+def command(build: Callable[[Engine], str]) -> int:
+    """Build an image and print its name; status 1 and one line on stderr when that is impossible."""
     try:
         with engines.ensure() as engine:
             sys.stdout.write(f"{build(engine)}\n")
@@ -74,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(build))

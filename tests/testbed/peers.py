@@ -32,16 +32,5 @@ def _built(program: golang.Program) -> Path:
     return folder / program.name
 
 
-def main() -> int:
-    """Print the paths; status 1 and one line on stderr when a program cannot be had."""
-    try:
-        programs = [clientgo(), clientgo_lease()]
-    except golang.BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.writelines(f"{program}\n" for program in programs)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golang.command(clientgo, clientgo_lease))

@@ -140,15 +140,5 @@ def _expanded(text: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"{{ \$labels\.([a-z_]+) }}", lambda found: labels.get(found[1], ""), text)
 
 
-def main() -> int:
-    """Print the path; status 1 and one line on stderr when the program cannot be had."""
-    try:
-        sys.stdout.write(f"{program()}\n")
-    except golang.BuildError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golang.command(program))

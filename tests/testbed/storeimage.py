@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from tests.testbed import engine as engines
-from tests.testbed import golang, image, standins
-from tests.testbed.image import ROOT, ImageError
+from tests.testbed import image, standins
+from tests.testbed.image import ROOT
 from tests.testbed.progress import progress
 
 if TYPE_CHECKING:
@@ -28,12 +27,7 @@ def name() -> str:
 
 def ensure(engine: Engine) -> str:
     """See to it that an engine has the image; return its name. Progress goes to stderr. Raises as `image.ensure`."""
-    given = os.environ.get(ENVIRONMENT_IMAGE)
-    if not given:
-        return build(engine)
-    if engine.image_labels(given) is None and not engine.pull(given, seconds=image.PULL_SECONDS):
-        raise ImageError(f"{ENVIRONMENT_IMAGE}={given}: {engine.host} does not have it, and it cannot be pulled")
-    return given
+    return image.named(engine, ENVIRONMENT_IMAGE) or build(engine)
 
 
 def build(engine: Engine) -> str:
@@ -47,16 +41,5 @@ def build(engine: Engine) -> str:
     return name()
 
 
-def main() -> int:
-    """Build the image and print its name; status 1 and one line on stderr when that is impossible."""
-    try:
-        with engines.ensure() as engine:
-            sys.stdout.write(f"{build(engine)}\n")
-    except (ImageError, standins.StandInError, engines.EngineError, golang.BuildError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(image.command(build))
