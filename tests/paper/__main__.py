@@ -18,9 +18,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tests.cluster.opening import OpeningError
 from tests.paper import data, distribution, failure, loading, placements, report
-from tests.paper.bed import NODES, REPLICAS, STORES, Bed, BedError, laid
-from tests.paper.data import About, CpuRun, DataError, Election, FailureRun, Recorded, ThroughputRun
-from tests.paper.distribution import DistributionError
+from tests.paper.bed import Bed, laid
+from tests.paper.data import (
+    NODES,
+    REPLICAS,
+    STORES,
+    About,
+    CpuRun,
+    DataError,
+    Election,
+    FailureRun,
+    Recorded,
+    ThroughputRun,
+)
+from tests.paper.distribution import JournalError
+from tests.paper.waiting import StateError
 from tests.testbed import binaries, golang, hey
 from tests.testbed.cluster import ClusterError
 from tests.testbed.hey import HeyError
@@ -41,10 +53,10 @@ REPEATS = {data.CPU: 2, data.THROUGHPUT: 3, data.NODE_FAILURE: 5}
 MOST = {"clients": 1000, "requests": 1_000_000, "repeats": 1000, "trials": 10_000, "seconds": 3600, "cpus": 64}
 
 FAILURES = (
-    BedError,
+    StateError,
     ClusterError,
     DataError,
-    DistributionError,
+    JournalError,
     HeyError,
     OpeningError,
     golang.BuildError,

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from tests.cluster import manifests, stores
 from tests.cluster.opening import LABEL, opened
 from tests.cluster.stores import Store
-from tests.paper.data import CONCENTRATED
+from tests.paper.data import CONCENTRATED, NODES, REPLICAS, STORES
 from tests.paper.distribution import Stores
+from tests.paper.waiting import StateError, until
 from tests.testbed.clusters import LocalCluster
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from tests.cluster.opening import Ground
 
-STORES, REPLICAS, NODES = 5, 5, 3
-"""As many as the paper has."""
 NAMES = [f"app-{number}" for number in range(1, STORES + 1)]
 NAMESPACE = "paper"
 VOLUMES = STORES * REPLICAS
@@ -42,12 +41,6 @@ QUIET_SECONDS = 6.0
 """Without a change of leader after which a placement counts as settled: two looks of every leader."""
 ROLE_SECONDS = 5.0
 """For a replica to say its role: its node may have no time left."""
-EVERY = 1.0
-"""Seconds from one look at the cluster to the next."""
-
-
-class BedError(Exception):
-    """The stores are not, or do not come, into the state that is to be measured; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +91,7 @@ class Bed:
     def place(self, placement: str, node: str) -> dict[str, Leader]:
         """Bring all leaders to one node, or let them spread over all; return who leads when they have settled.
 
-        Raises BedError and ClusterError.
+        Raises StateError and ClusterError.
         """
         others = [one for one in self.cluster.nodes if one != node]
         free = [node] if placement == CONCENTRATED else self.cluster.nodes
@@ -108,46 +101,44 @@ class Bed:
         return self.settled(lambda counts: is_placed(counts, placement, node), f"leaders are {placement}")
 
     def settled(self, wanted: Callable[[Mapping[str, int]], bool], what: str) -> dict[str, Leader]:
-        """Wait until every store is led, as wanted, and nothing changes; return who leads. Raises BedError."""
-        deadline = time.monotonic() + PLACED_SECONDS
-        before, since = self.leaders(), time.monotonic()
-        while True:
-            time.sleep(EVERY)
-            now = self.leaders()
-            if now != before:
-                before, since = now, time.monotonic()
-            counts = per_node(now, self.cluster.nodes)
-            if len(now) == STORES and wanted(counts) and time.monotonic() - since >= QUIET_SECONDS:
-                return now
-            if time.monotonic() > deadline:
-                raise BedError(f"not within {PLACED_SECONDS:g} s: {what}; leaders of each node: {counts}")
+        """Wait until every store is led, as wanted, and nothing changes; return who leads. Raises StateError."""
+        leaders, changed = self.leaders(), time.monotonic()
 
-    def await_ready(self, what: str = "all replicas are ready") -> None:
-        """Wait until all replicas are ready. Raises BedError and ClusterError."""
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            pods = self.deployed.pods().values()
-            ready = sum(map(is_ready, pods))
-            if ready == STORES * REPLICAS:
-                return
-            if time.monotonic() > deadline:
-                raise BedError(f"not within {READY_SECONDS:g} s: {what}; {ready} of {STORES * REPLICAS} are")
-            time.sleep(EVERY)
+        def counts() -> dict[str, int]:
+            return per_node(leaders, self.cluster.nodes)
+
+        def is_settled() -> bool:
+            nonlocal leaders, changed
+            if (now := self.leaders()) != leaders:
+                leaders, changed = now, time.monotonic()
+            return len(leaders) == STORES and wanted(counts()) and time.monotonic() >= changed + QUIET_SECONDS
+
+        until(is_settled, PLACED_SECONDS, lambda: f"{what}; leaders of each node: {counts()}")
+        return leaders
+
+    def await_ready(self) -> None:
+        """Wait until all replicas are ready. Raises StateError and ClusterError."""
+        wanted = STORES * REPLICAS
+
+        def ready() -> int:
+            return sum(map(is_ready, self.deployed.pods().values()))
+
+        until(lambda: ready() == wanted, READY_SECONDS, lambda: f"all replicas are ready; {ready()} of {wanted} are")
 
 
 @contextmanager
 def laid(*, node_cpus: float, progress: Callable[[str], None]) -> Iterator[Bed]:
     """Bring a cluster up whose nodes have at most `node_cpus` each, and deploy the stores, for the block.
 
-    Raises BedError, OpeningError and ClusterError.
+    Raises StateError, OpeningError and ClusterError.
     """
     progress("bringing the cluster up")
     with opened(cpus=node_cpus, volumes=VOLUMES) as ground:
         cluster = ground.cluster
         if not isinstance(cluster, LocalCluster):
-            raise BedError("the evaluation limits nodes, and takes their power: it needs a cluster of this machine")
+            raise StateError("the evaluation limits nodes, and takes their power: it needs a cluster of this machine")
         if (cluster.node_cpus, len(cluster.nodes)) != (node_cpus, NODES) or cluster.stays:
-            raise BedError("a cluster is up already; the evaluation brings up its own: make cluster-down")
+            raise StateError("a cluster is up already; the evaluation brings up its own: make cluster-down")
         progress("deploying the stores")
         bed = _deployed(ground, cluster)
         bed.await_ready()

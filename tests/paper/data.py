@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DISTRIBUTION, CPU, THROUGHPUT, NODE_FAILURE = "distribution", "cpu", "throughput", "node-failure"
 """The experiments, by what their files are called without the ending."""
 
+STORES, REPLICAS, NODES = 5, 5, 3
+"""As many as the paper has; replicas of each store."""
+
 CONCENTRATED, BALANCED = "concentrated", "balanced"
 """Placements of the leaders: all on one node, and spread as evenly as can be."""
 
@@ -114,8 +117,8 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CpuRun:
-    """The nodes' use of the processor under writes, which kube-proxy spreads over all replicas of each store."""
+class PlacementRun:
+    """Writes to all stores at once, with the leaders where they are."""
 
     number: int
     """In which order the runs were made, from 1."""
@@ -134,18 +137,13 @@ class CpuRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThroughputRun:
-    """Writes that each client sends to its store's leader, one after the other, to all stores at once."""
+class CpuRun(PlacementRun):
+    """The nodes' use of the processor under writes, which kube-proxy spreads over all replicas of each store."""
 
-    number: int
-    placement: str
-    clients: int
-    leaders_before: dict[str, int]
-    leaders_after: dict[str, int]
-    moved: list[str]
-    void: str
-    loads: list[Load]
-    usage: Usage
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThroughputRun(PlacementRun):
+    """Writes that each client sends to its store's leader, one after the other."""
 
     @property
     def throughput(self) -> float:

@@ -29,15 +29,13 @@ from tests.bench.journal import fingerprint
 from tests.bench.outcome import Run
 from tests.cluster.manifests import SIDECAR
 from tests.cluster.terms import version_of
-from tests.paper.data import OFF, OURS, PODS, PROCESSES, Election
+from tests.paper.data import NODES, OFF, OURS, PODS, PROCESSES, REPLICAS, STORES, Election
+from tests.paper.waiting import StateError, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tests.testbed.cluster import Cluster
-
-APPLICATIONS, REPLICAS, NODES = 5, 5, 3
-"""As many as the paper has."""
 
 VARIABLES: Mapping[str, Mapping[str, str]] = {OURS: {}, OFF: {"ELECTION_BALANCE": "off"}}
 """What the sidecar is told, by policy, in the bench."""
@@ -56,12 +54,10 @@ QUIET_SECONDS = 8.0
 """Without a change of a leader after which an election is over: two looks of every leader."""
 SETTLED_SECONDS = 90.0
 """Within which it has to be over once all replicas are ready."""
-EVERY = 1.0
-"""Seconds from one look at the lock objects to the next."""
 
 
-class DistributionError(Exception):
-    """An election did not come to its end, or its journal cannot be read; the message is one line."""
+class JournalError(Exception):
+    """The journal of the elections of processes cannot be read, or lacks some; the message is one line."""
 
 
 # -- What chance gives --
@@ -77,10 +73,10 @@ class Expected:
     """The share of what can come out that is as even as can be."""
 
 
-def evenly(applications: int = APPLICATIONS, nodes: int = NODES) -> Expected:
+def evenly(stores: int = STORES, nodes: int = NODES) -> Expected:
     """Return what comes out where every node is equally likely for every leader."""
     names = [f"n{number}" for number in range(nodes)]
-    found = chance([dict.fromkeys(names, 1)] * applications, names)
+    found = chance([dict.fromkeys(names, 1)] * stores, names)
     return Expected(leaders=found.mean, balanced=found.balanced)
 
 
@@ -111,7 +107,7 @@ def placed(elections: Sequence[Election]) -> Expected:
 def processes(journal: Path, runs: int) -> list[Election]:
     """Return so many elections of each policy as processes; carry out those that the bench's journal does not have.
 
-    The journal is added to after every run, so that a series that was interrupted goes on. Raises DistributionError,
+    The journal is added to after every run, so that a series that was interrupted goes on. Raises JournalError,
     and KeyboardInterrupt.
     """
     for last in [*range(TURN, runs, TURN), runs]:
@@ -122,7 +118,7 @@ def processes(journal: Path, runs: int) -> list[Election]:
     complete = {(one.policy, one.number) for one in found}
     missing = [number for number in range(1, runs + 1) if not {(OURS, number), (OFF, number)} <= complete]
     if missing:
-        raise DistributionError(
+        raise JournalError(
             f"{journal}: no runs of seeds {', '.join(map(str, missing))}; do it again, or see what the bench said"
         )
     return [one for one in found if one.number <= runs]
@@ -131,10 +127,10 @@ def processes(journal: Path, runs: int) -> list[Election]:
 def read(journal: Path) -> list[Election]:
     """Return the elections of the present program in a journal of the bench, in the order in which they were held.
 
-    Of a seed that was repeated, the last one. Raises DistributionError.
+    Of a seed that was repeated, the last one. Raises JournalError.
     """
     program = fingerprint(Path(sidecar.__file__).parent)
-    wanted = {"program": program, "forked": True, "shape": f"{APPLICATIONS}x{REPLICAS}x{NODES}", "starts": "1"}
+    wanted = {"program": program, "forked": True, "shape": f"{STORES}x{REPLICAS}x{NODES}", "starts": "1"}
     found: dict[tuple[str, int], Election] = {}
     try:
         for line in journal.read_text(encoding="utf-8").splitlines():
@@ -145,14 +141,14 @@ def read(journal: Path) -> list[Election]:
                 found.pop((policy, run.seed), None)
                 found[policy, run.seed] = _election(policy, run)
     except OSError as error:
-        raise DistributionError(f"{journal}: {error.strerror}") from error
+        raise JournalError(f"{journal}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DistributionError(f"{journal}: not a journal of the bench ({error!r})") from error
+        raise JournalError(f"{journal}: not a journal of the bench ({error!r})") from error
     return list(found.values())
 
 
 def _bench(journal: Path, runs: int, options: Sequence[str]) -> None:
-    shape = f"{APPLICATIONS}x{REPLICAS}x{NODES}"
+    shape = f"{STORES}x{REPLICAS}x{NODES}"
     arguments = ["--balance", shape, "--runs", str(runs), "--out", str(journal), *options]
     with redirect_stdout(io.StringIO()):
         status = bench(arguments)
@@ -163,7 +159,7 @@ def _bench(journal: Path, runs: int, options: Sequence[str]) -> None:
 def _election(policy: str, run: Run) -> Election:
     # As the bench places them, from the same seed.
     nodes = [f"node-{number}" for number in range(1, NODES + 1)]
-    pods = spread(APPLICATIONS, REPLICAS, nodes, random.Random(run.seed))  # noqa: S311 - protects nothing
+    pods = spread(STORES, REPLICAS, nodes, random.Random(run.seed))  # noqa: S311 - protects nothing
     return Election(
         number=run.seed,
         part=PROCESSES,
@@ -216,7 +212,7 @@ def pods(
 ) -> list[Election]:
     """Return so many elections of each policy in pods, the policies in turn; those in `done` are not held again.
 
-    `each` is told of every election when it is over, so that it can be kept. Raises DistributionError, ClusterError.
+    `each` is told of every election when it is over, so that it can be kept. Raises StateError, ClusterError.
     """
     found = [one for one in done if one.part == PODS]
     held = {(one.policy, one.number) for one in found}
@@ -231,18 +227,18 @@ def pods(
 
 
 def election(stores: Stores, policy: str, number: int) -> Election:
-    """Hold one election of every store at once, from nothing. Raises DistributionError, ClusterError."""
+    """Hold one election of every store at once, from nothing. Raises StateError, ClusterError."""
     empty(stores)
     set_policy(stores, policy)
     stores.kubectl("delete", "endpoints", *stores.locks.values(), "--ignore-not-found")
     stores.kubectl("scale", "statefulset", *stores.locks, f"--replicas={stores.replicas}")
-    _until(lambda: _are_ready(stores), READY_SECONDS, "all replicas are ready")
+    until(lambda: _are_ready(stores), READY_SECONDS, lambda: "all replicas are ready")
     began = time.monotonic()
     changed, lead = _settled(stores, began)
     present = stores.pods()
     node = {name: str(pod["spec"].get("nodeName")) for name, pod in present.items()}
     if strangers := sorted(set(lead.values()) - set(node)):
-        raise DistributionError(f"namespace {stores.namespace}: {', '.join(strangers)} lead and are no pods")
+        raise StateError(f"namespace {stores.namespace}: {', '.join(strangers)} lead and are no pods")
     leaders = Counter(node[leader] for leader in lead.values())
     candidates = {name: Counter[str]() for name in sorted(stores.locks)}
     for name, pod in present.items():
@@ -260,11 +256,11 @@ def election(stores: Stores, policy: str, number: int) -> Election:
 
 
 def empty(stores: Stores) -> None:
-    """End all pods of the stores and wait until they are gone; their volumes stay. Raises DistributionError."""
+    """End all pods of the stores and wait until they are gone; their volumes stay. Raises StateError, ClusterError."""
     # A pod that is deleted after the template has changed may come back from the old one. Without replicas there is
     # nothing to be rolled, and all come back at once.
     stores.kubectl("scale", "statefulset", *stores.locks, "--replicas=0")
-    _until(lambda: not stores.pods(), GONE_SECONDS, "all pods are gone")
+    until(lambda: not stores.pods(), GONE_SECONDS, lambda: "all pods are gone")
 
 
 def set_policy(stores: Stores, policy: str) -> None:
@@ -290,7 +286,7 @@ def _settled(stores: Stores, began: float) -> tuple[float, dict[str, str]]:
             changed, lead = time.monotonic(), now
         return len(lead) == len(stores.locks) and time.monotonic() >= changed + QUIET_SECONDS
 
-    _until(is_over, SETTLED_SECONDS, f"every store is led, and for {QUIET_SECONDS:g} s by the same")
+    until(is_over, SETTLED_SECONDS, lambda: f"every store is led, and for {QUIET_SECONDS:g} s by the same")
     return changed, lead
 
 
@@ -306,11 +302,3 @@ def _started(present: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def _owner(pod: Mapping[str, Any]) -> str:
     return next((str(one["name"]) for one in pod["metadata"].get("ownerReferences", ())), "")
-
-
-def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise DistributionError(f"not within {seconds:g} s: {what}")
-        time.sleep(EVERY)

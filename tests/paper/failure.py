@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.paper import distribution, loading
-from tests.paper.bed import EVERY, NAMES, READY_SECONDS, STORES, BedError, is_ready, per_node
-from tests.paper.data import OFF, OURS, FailureRun
+from tests.paper.bed import NAMES, READY_SECONDS, is_ready, per_node
+from tests.paper.data import OFF, OURS, STORES, FailureRun
 from tests.paper.probing import probing
 from tests.paper.tries import tried
+from tests.paper.waiting import StateError, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ def failures(
 ) -> None:
     """Lose a node so many times with each policy, the policies in turn; trials in `done` are not made again.
 
-    Every trial begins with a cold start of all replicas. Raises BedError, DistributionError, HeyError, ClusterError.
+    Every trial begins with a cold start of all replicas. Raises StateError, HeyError, ClusterError.
     """
     runs = list(done)
 
@@ -119,36 +120,34 @@ def _trial(bed: Bed, policy: str, number: int, progress: Callable[[str], None]) 
 def _measured(bed: Bed, nodes: Sequence[str]) -> list[Load]:
     leaders = bed.leaders()
     if len(leaders) != STORES:
-        raise BedError(f"no leader: {', '.join(sorted(set(NAMES) - set(leaders)))}")
+        raise StateError(f"no leader: {', '.join(sorted(set(NAMES) - set(leaders)))}")
     loading.warm(leaders, clients=CLIENTS)
     targets = loading.to_leaders(leaders, clients=CLIENTS, seconds=LOAD_SECONDS)
     return loading.loaded(bed.cluster, nodes, targets)[0]
 
 
 def _await_writes(last: Callable[[], Mapping[str, float]], since: float) -> None:
-    """Wait until every store has acknowledged a write after an instant. Raises BedError."""
-    deadline = time.monotonic() + RECOVERED_SECONDS
-    while missing := [store for store, at in last().items() if at <= since]:
-        if time.monotonic() > deadline:
-            raise BedError(f"no write was acknowledged for {RECOVERED_SECONDS:g} s by {', '.join(missing)}")
-        time.sleep(0.05)
+    """Wait until every store has acknowledged a write after an instant. Raises StateError."""
+
+    def missing() -> list[str]:
+        return [store for store, at in last().items() if at <= since]
+
+    until(
+        lambda: not missing(), RECOVERED_SECONDS, lambda: f"a write acknowledged by {', '.join(missing())}", every=0.05
+    )
 
 
 def _await_return(bed: Bed, node: str, booted: datetime) -> None:
-    """Wait until all replicas of a node were started again after it was booted, and all are ready. Raises BedError."""
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        pods = bed.deployed.pods()
-        missing = [
+    """Wait until a node's replicas were started again after it was booted, and all are ready. Raises StateError."""
+
+    def missing() -> list[str]:
+        return [
             name
-            for name, pod in pods.items()
+            for name, pod in bed.deployed.pods().items()
             if not is_ready(pod) or (pod["spec"].get("nodeName") == node and not _started_since(pod, booted))
         ]
-        if not missing:
-            return
-        if time.monotonic() > deadline:
-            raise BedError(f"not within {READY_SECONDS:g} s since {node} is back: {', '.join(missing)} ready again")
-        time.sleep(EVERY)
+
+    until(lambda: not missing(), READY_SECONDS, lambda: f"{', '.join(missing())} ready again, since {node} is back")
 
 
 def _started_since(pod: Mapping[str, Any], instant: datetime) -> bool:

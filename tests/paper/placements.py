@@ -41,7 +41,7 @@ def cpu(
 ) -> None:
     """Make the runs of Fig. 4 that are not done, `repeats` of each placement that count; tell `each` of every one.
 
-    Each write is a connection of its own to a node's port, so that kube-proxy chooses its replica. Raises BedError,
+    Each write is a connection of its own to a node's port, so that kube-proxy chooses its replica. Raises StateError,
     HeyError and ClusterError.
     """
     runs = list(done)
@@ -85,7 +85,7 @@ def throughput(
 ) -> None:
     """Make the runs of Fig. 5 that are not done, `repeats` of each placement and number of clients that count.
 
-    The clients write to the leaders' pods directly. Raises BedError, HeyError and ClusterError.
+    The clients write to the leaders' pods directly. Raises StateError, HeyError and ClusterError.
     """
     runs = list(done)
 

@@ -21,17 +21,20 @@ from tests.paper.data import (
     CPU,
     DISTRIBUTION,
     NODE_FAILURE,
+    NODES,
     OFF,
     OURS,
     PODS,
     PROCESSES,
+    REPLICAS,
+    STORES,
     THROUGHPUT,
     CpuRun,
     Election,
     FailureRun,
     ThroughputRun,
 )
-from tests.paper.distribution import APPLICATIONS, NODES, REPLICAS, evenly
+from tests.paper.distribution import evenly
 from tests.paper.plots import PAPER_LEADERS, PART_NAMES, POLICY_NAMES
 from tests.paper.report_figures import (
     PARTS,
@@ -271,10 +274,10 @@ def _distribution(recorded: Recorded[Election] | None) -> list[str]:
         paper,
         _prose(
             f"""Here an election begins from nothing: no candidate runs and no lock object exists. It ends when all
-            candidates are there and no leader has changed for seconds. *As processes*, {APPLICATIONS * REPLICAS}
+            candidates are there and no leader has changed for seconds. *As processes*, {STORES * REPLICAS}
             sidecars run on one machine against a real API server, start within a second of one another, and are told
             {NODES} nodes that are only names, on which they are placed as the scheduler would place pods. *In pods*,
-            {APPLICATIONS} StatefulSets of {REPLICAS} replicas of the store run on the cluster, are scaled to nothing,
+            {STORES} StatefulSets of {REPLICAS} replicas of the store run on the cluster, are scaled to nothing,
             lose their lock objects, and are scaled up again. {_order(recorded)}""",
         ),
         _when(recorded.about),

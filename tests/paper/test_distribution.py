@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,8 @@ from tests.bench.journal import Journal, fingerprint
 from tests.bench.outcome import Run
 from tests.paper import distribution
 from tests.paper.data import OFF, OURS, PODS, PROCESSES, Election
-from tests.paper.distribution import DistributionError, Stores, election, evenly, placed, pods, processes, read
+from tests.paper.distribution import JournalError, Stores, election, evenly, placed, pods, processes, read
+from tests.paper.waiting import StateError, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +105,7 @@ def test_what_is_not_comparable_is_left_out_of_the_journal(tmp_path: Path) -> No
 def test_a_broken_journal_is_named(tmp_path: Path, text: str) -> None:
     """What is no journal is said in one line, with its path."""
     (tmp_path / "journal").write_text(text)
-    with pytest.raises(DistributionError, match=r"journal: not a journal of the bench \([^\n]*$"):
+    with pytest.raises(JournalError, match=r"journal: not a journal of the bench \([^\n]*$"):
         read(tmp_path / "journal")
 
 
@@ -131,7 +133,7 @@ def test_missing_processes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """When the bench did not do what it was asked for, the error says which runs are missing."""
     Journal(tmp_path / "journal", CONDITIONS).append(run(1, 2, 2, 1))
     monkeypatch.setattr(distribution, "bench", lambda _: OK)
-    with pytest.raises(DistributionError, match="no runs of seeds 1, 2"):
+    with pytest.raises(JournalError, match="no runs of seeds 1, 2"):
         processes(tmp_path / "journal", 2)
 
 
@@ -215,7 +217,7 @@ def fake(*leaders: dict[str, str]) -> tuple[FakeCluster, Stores]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make an election a matter of moments."""
-    monkeypatch.setattr(distribution, "EVERY", 0.001)
+    monkeypatch.setattr(distribution, "until", partial(until, every=0.001))
     monkeypatch.setattr(distribution, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(distribution, "SETTLED_SECONDS", 0.2)
 
@@ -240,7 +242,7 @@ def test_an_election_in_pods_begins_from_nothing() -> None:
 def test_an_election_without_a_leader_is_an_error(lead: dict[str, str]) -> None:
     """A store that nobody leads in time, or only somebody who still checks, is no result."""
     _, stores = fake(lead)
-    with pytest.raises(DistributionError, match=r"not within 0\.2 s: every store is led"):
+    with pytest.raises(StateError, match=r"not within 0\.2 s: every store is led"):
         election(stores, OFF, 1)
 
 
@@ -248,7 +250,7 @@ def test_an_election_without_a_leader_is_an_error(lead: dict[str, str]) -> None:
 def test_a_leader_that_is_no_pod_is_an_error() -> None:
     """What an earlier pod left on the lock object is not counted as a leader."""
     _, stores = fake({"a-leader": "a-0", "b-leader": "b-9"})
-    with pytest.raises(DistributionError, match="b-9 lead and are no pods"):
+    with pytest.raises(StateError, match="b-9 lead and are no pods"):
         election(stores, OFF, 1)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.paper.bed import BedError
-from tests.paper.distribution import DistributionError
+from tests.paper.waiting import StateError
 from tests.testbed.hey import HeyError
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ def tried(
 ) -> None:
     """Make a run until it `counts`, at most `TRIES` times; after one that broke off, `restore` the cluster first.
 
-    Raises what broke the last one off: BedError, DistributionError or HeyError.
+    Raises what broke the last one off: StateError or HeyError.
     """
     for left in reversed(range(TRIES)):
         if counts():
             return
         try:
             make()
-        except (BedError, DistributionError, HeyError) as error:
+        except (StateError, HeyError) as error:
             if not left:
                 raise
             progress(f"{said}: again, for {error}")
