@@ -223,8 +223,8 @@ def _draw_throughput(axes: Axes, found: Mapping[str, Mapping[int, Writing]]) -> 
     axes.set_xticks(clients, [str(count) for count in clients])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("clients of each store")
-    axes.set_ylabel("acknowledged writes a second, all stores")
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    axes.set_ylabel("acknowledged writes a second")
+    axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
 def _draw_lost_leaders(axes: Axes, found: Sequence[Loss]) -> None:

@@ -23,6 +23,9 @@ LOG: Any = structlog.wrap_logger(
     structlog.testing.CapturingLogger(), processors=[], wrapper_class=structlog.make_filtering_bound_logger(0)
 )
 
+LATE = 100
+"""Answers that may come later than the interval, on a machine that is busy, before anything is made of that."""
+
 
 @pytest.mark.parametrize(
     ("answers", "healthy"),
@@ -126,7 +129,8 @@ async def test_what_counts_as_healthy(status: int, healthy: bool) -> None:  # no
         return web.Response(status=status, headers={"Location": "/elsewhere"})
 
     told = Told()
-    async with serving(answer) as url, running(gate(told, url)), asyncio.timeout(10):
+    failures = LATE if healthy else 1
+    async with serving(answer) as url, running(gate(told, url, failures=failures)), asyncio.timeout(10):
         await enough.wait()
     assert set(asked) == {"GET /healthz"}
     # The second one gives up what the pod may hold from before its container was restarted.
@@ -190,7 +194,8 @@ async def test_an_answer_without_end_is_not_read() -> None:
             await response.write(b"x" * 2**16)
 
     told = Told()
-    async with serving(answer) as url, running(gate(told, url)), asyncio.timeout(10):
+    # On a machine that is busy an answer may come too late: that is not what this is about.
+    async with serving(answer) as url, running(gate(told, url, failures=LATE)), asyncio.timeout(10):
         await enough.wait()
     assert told.orders == [("abstain", WHY), ("stand", WHY)]
 
