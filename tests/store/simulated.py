@@ -22,6 +22,7 @@ import sys
 import tempfile
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -158,7 +159,7 @@ class Process:
         log._writing.execute("PRAGMA synchronous = OFF")
         replica = SimulatedReplica(name, log, peers)
         replica.chance, replica.turn = world.chance, asyncio.Lock()
-        self.node = Node(replica, self._changes())
+        self.node = Node(replica, self._changes(), partial(world.give_up, name))
         self.task = asyncio.create_task(self.node.run())
 
     async def _changes(self) -> AsyncGenerator[Leadership]:
@@ -289,6 +290,11 @@ class World:
     def _put(self, name: str, leadership: Leadership) -> None:
         if process := self._processes.get(name):
             process.told.put_nowait(leadership)
+
+    async def give_up(self, name: str) -> None:
+        """Have another election, as a replica asks its sidecar to."""
+        if self._leader.name == name:
+            self._choose(self.chance.choice(self.names), within=0.5)
 
     async def _elect(self) -> None:
         """Change who leads, now and then; not everybody is told at once, and some are told an older thing later."""

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -20,7 +21,7 @@ from store.peers import Peer
 from store.replica import Replica
 from store.replication import Replication
 from store.settings import SettingError, Settings, from_environment
-from store.sidecar import follow
+from store.sidecar import follow, release
 from store.web import Clients
 
 DRAIN_SECONDS = 5.0
@@ -40,7 +41,8 @@ async def serve(settings: Settings) -> None:
         peers = {name: Peer(name, address, replication) for name, address in settings.peers.items()}
         replica = Replica(settings.name, Log(settings.data, kept=settings.log_kept), peers)
         stack.push_async_callback(replica.close)
-        node = Node(replica, follow(settings.sidecar, replication))
+        sidecar = settings.sidecar, replication
+        node = Node(replica, follow(*sidecar), partial(release, *sidecar))
         clients = Clients(
             node=node,
             session=forwarding,

@@ -88,10 +88,7 @@ class UsedError(Exception):
     """A leader with this token may have written to a volume that was lost in the place of this one."""
 
     def __init__(self, token: int) -> None:
-        super().__init__(
-            f"the volume that was lost here may have been the leader's with the fencing token {token}; "
-            "another election gives another token: POST /release to the sidecar"
-        )
+        super().__init__(f"the volume that was lost here may have been a leader's with the fencing token {token}")
 
 
 class LockedError(Exception):

@@ -14,7 +14,7 @@ from store.replica import RETRY_SECONDS, NotReadyError
 from store.sidecar import NOBODY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from store.replica import Replica
     from store.sidecar import Leadership
@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 class Node:
     """A replica, and the part that it has."""
 
-    def __init__(self, replica: Replica, changes: AsyncGenerator[Leadership]) -> None:
+    def __init__(
+        self, replica: Replica, changes: AsyncGenerator[Leadership], release: Callable[[], Awaitable[None]]
+    ) -> None:
         self.replica = replica
         self.leadership: Leadership = NOBODY
         self.leader: Leader | None = None
@@ -33,6 +35,8 @@ class Node:
         self.stopping = False
         """Whether the process ends: it takes no more writes."""
         self._changes = changes
+        self._release = release
+        """Has the sidecar give leadership up."""
 
     @property
     def serves(self) -> bool:
@@ -69,6 +73,9 @@ class Node:
                     await self.leader.run()
                 except (FencedError, UsedError, NotReadyError, sqlite3.Error) as error:
                     logger.warning("not leading with the fencing token %d: %s", token, error)
+                    if isinstance(error, UsedError):
+                        # Another election gives another token.
+                        await self._release()
                 await asyncio.sleep(5 * RETRY_SECONDS)
         finally:
             self.leader = None

@@ -1,4 +1,7 @@
-"""What the leader-elector sidecar in the same pod says: who leads, and with which fencing token if it is this pod."""
+"""What the leader-elector sidecar in the same pod says, and is asked for.
+
+It says who leads, and with which fencing token if it is this pod.
+"""
 
 from __future__ import annotations
 
@@ -50,3 +53,12 @@ async def follow(sidecar: str, session: aiohttp.ClientSession) -> AsyncGenerator
             logger.warning("the sidecar at %s does not say who leads: %r", sidecar, error)
         yield NOBODY
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def release(sidecar: str, session: aiohttp.ClientSession) -> None:
+    """Have the sidecar give leadership up. Whether it did, `follow` tells; what goes wrong is logged."""
+    try:
+        async with session.post(f"{sidecar}/release", timeout=aiohttp.ClientTimeout(total=SILENCE_SECONDS)) as answer:
+            answer.raise_for_status()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        logger.warning("the sidecar at %s does not give leadership up: %r", sidecar, error)
