@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.manifests import Image
-from tests.cluster.stores import prepare_volumes
 from tests.testbed import engine as engines
 from tests.testbed import golang, image, standins, storeimage
 from tests.testbed.cluster import ClusterError, given_kubeconfig, open_cluster
@@ -71,7 +70,6 @@ def opened(*, cpus: float | None = None, volumes: int = 12) -> Iterator[Ground]:
     curl = os.environ.get(ENVIRONMENT_CURL, standins.CURL)
     with cluster:
         remove_remains(cluster)
-        prepare_volumes(cluster)
         run = f"{int(time.time())}-{secrets.token_hex(3)}"
         ground = Ground(
             cluster=cluster,

@@ -1,7 +1,6 @@
 """The example store as the tests apply it: k8s/store itself, with other names, sizes and images.
 
 given = [Store("a"), Store("b", replicas=5, balance=False)]
-stores.prepare_volumes(ground.cluster)
 manifests.apply(ground.cluster, stores.documents(ground, given, namespace=namespace))
 port = stores.node_port(ground.cluster, namespace, given[0])
 """
@@ -11,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shlex
-from collections import defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,7 +17,6 @@ from typing import TYPE_CHECKING
 from tests.cluster import manifests
 from tests.cluster.manifests import K8S, SIDECAR, Document
 from tests.cluster.reach import proxied
-from tests.testbed.cluster import LocalCluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -110,24 +106,6 @@ def node_port(cluster: Cluster, namespace: str, store: Store) -> int:
     """Return the port of every node at which a store is reached. Raises ClusterError."""
     told = cluster.kubectl("--namespace", namespace, "get", "service", store.outside_service, "--output=json")
     return int(json.loads(told)["spec"]["ports"][0]["nodePort"])
-
-
-def prepare_volumes(cluster: Cluster) -> None:
-    """Let pods that are not root write to the volumes of the cluster of this machine; nothing on any other.
-
-    They are folders of the nodes (`hostPath`), whose owner Kubernetes never changes, whatever `fsGroup` says.
-    Raises ClusterError.
-    """
-    if not isinstance(cluster, LocalCluster):
-        return
-    paths: defaultdict[str, list[str]] = defaultdict(list)
-    for volume in json.loads(cluster.kubectl("get", "persistentvolumes", "--output=json"))["items"]:
-        if volume["status"]["phase"] == "Available":
-            (term,) = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-            paths[term["matchExpressions"][0]["values"][0]].append(volume["spec"]["hostPath"]["path"])
-    for node, folders in paths.items():
-        chosen = shlex.join(folders)
-        cluster.inside(node, "sh", "-c", f"mkdir -p {chosen} && chmod 777 {chosen}")
 
 
 @dataclass(frozen=True, kw_only=True)

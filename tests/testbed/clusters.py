@@ -294,6 +294,7 @@ class LocalCluster(Cluster):
         self._await(self._has_accounts, "the controller manager does not work", *CONTROL_PLANE)
         for node in self.nodes:
             self.await_ready(node)
+            self.inside(node, "mkdir", "--parents", *map(control_plane.volume_folder, range(1, volumes + 1)))
             say(f"{node} is ready")
 
     def leave_standing(self) -> None:

@@ -132,6 +132,11 @@ def commands(folder: Path, programs: Path) -> dict[str, list[str]]:
     }
 
 
+def volume_folder(number: int) -> str:
+    """Return where a volume is on its node. It has to be there before the first pod."""
+    return f"{MOUNTS['kubelet']}/volumes/{number}"
+
+
 def storage(nodes: Sequence[str], volumes: int) -> dict[str, Any]:
     """Return a default storage class, and volumes made ahead, as where an administrator prepared disks."""
     storage_class = {
@@ -153,7 +158,8 @@ def storage(nodes: Sequence[str], volumes: int) -> dict[str, Any]:
                 "capacity": {"storage": "1Gi"},
                 "accessModes": ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": f"{MOUNTS['kubelet']}/volumes/{number}", "type": "DirectoryOrCreate"},
+                # Unlike a hostPath, it gets the owner that a pod's fsGroup asks for.
+                "local": {"path": volume_folder(number)},
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
             },
         }

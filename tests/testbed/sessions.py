@@ -36,8 +36,8 @@ REPORTS = ROOT / "build"
 END_SECONDS = 90.0
 """How long a session may take to end when it is told to: its tests remove containers and nodes."""
 
-MODEST = 10
-"""The niceness of what takes what others leave of the processors, and beside them no more than a tenth."""
+MODEST = 15
+"""The niceness of what takes what others leave of the processors, and beside them next to nothing."""
 
 YIELDING = '{ echo "$0" >/proc/self/autogroup; } 2>/dev/null; exec nice -n "$0" "$@"'
 """Runs a command with a niceness. Linux may share the processors out among sessions first, each as large as any other,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.safety.explore.world import World
 
-STATES = 6_000
+STATES = 4_000
 """Distinct states of each scenario, at most; `make explore` goes through all of them."""
 
 SHORTER = {
